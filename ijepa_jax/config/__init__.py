@@ -1,0 +1,1 @@
+"""Config fields, their validation, and the command line. Imports no JAX."""

@@ -1,0 +1,268 @@
+"""Multi-block masks: one context block and several target blocks per image.
+
+The rule is the reference's (`src/masks/multiblock.py`; paper, section 3 and
+appendix A.1), with static shapes: every array is padded to the numbers of
+tokens in `MaskSpec` and carries its valid length.
+
+Block sizes are drawn once per batch and positions once per image, both from
+`(seed, step)`, for the whole global batch: a host takes its rows of the
+result, so the masks do not depend on how many hosts or workers there are.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from ijepa_jax import errors
+
+# Failed draws of a context before one more target may overlap it
+# (`timeout` in the reference).
+_DRAWS_PER_CONSTRAINT = 20
+# Failed draws of a whole image under full bounds before giving up.
+_MAX_REDRAWS = 1000
+# Separates the mask stream from other streams made of the same seed.
+_STREAM = 0x6D61736B
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSpec:
+  """What to draw. Sizes are counted in patches.
+
+  Attributes:
+    grid: patches per side of the (square) image.
+    num_targets: target blocks per image, `M`.
+    target_scale: range of a target block's area as a share of the image.
+    target_aspect: range of a target block's height / width.
+    context_scale: range of the context block's area (its aspect is 1).
+    min_keep: a context must keep strictly more patches than this.
+    context_tokens: `K`, length of the padded context.
+    target_tokens: `T`, length of a padded target.
+    keep: which patches stay of a context longer than `K`: the `'first'` in
+      row-major order, as the reference's cut does, or a `'random'` subset.
+    bounds: `'reference'` never touches the last row or column and, when it
+      fails to place a context, lets it overlap targets, the last one first;
+      `'full'` reaches every patch and never overlaps.
+  """
+
+  grid: int
+  num_targets: int
+  target_scale: tuple[float, float]
+  target_aspect: tuple[float, float]
+  context_scale: tuple[float, float]
+  min_keep: int
+  context_tokens: int
+  target_tokens: int
+  keep: str = 'first'
+  bounds: str = 'reference'
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+  """Masks of a batch; indices are row-major patch numbers, padded with 0.
+
+  Attributes:
+    context: `(B, K)` int32.
+    context_length: `(B,)` int32, valid entries of each row of `context`.
+    target: `(B, M, T)` int32.
+    target_length: `(B,)` int32, valid entries of each target block: the same
+      number in the whole batch, because a batch has one block size.
+    uncut_length: `(B,)` int32, context patches before the cut to `K`.
+    overlaps: `(B,)` bool, images whose context may overlap a target.
+  """
+
+  context: np.ndarray
+  context_length: np.ndarray
+  target: np.ndarray
+  target_length: np.ndarray
+  uncut_length: np.ndarray
+  overlaps: np.ndarray
+
+
+def block_size(
+  grid: int,
+  scale: tuple[float, float],
+  aspect: tuple[float, float],
+  u: float,
+  bounds: str,
+) -> tuple[int, int]:
+  """Height and width of a block; one number `u` in [0, 1) drives both."""
+  area = int(grid * grid * (scale[0] + u * (scale[1] - scale[0])))
+  ratio = aspect[0] + u * (aspect[1] - aspect[0])
+  limit = grid if bounds == 'full' else grid - 1
+  height = min(round(math.sqrt(area * ratio)), limit)
+  width = min(round(math.sqrt(area / ratio)), limit)
+  return height, width
+
+
+@functools.cache
+def block_sizes(
+  grid: int,
+  scale: tuple[float, float],
+  aspect: tuple[float, float],
+  bounds: str,
+) -> frozenset[tuple[int, int]]:
+  """All `(height, width)` that `block_size` can give.
+
+  Found on a fine grid of `u`: sizes are step functions of it, and a step
+  narrower than 1 / 20,000 would be drawn about once in 20,000 batches.
+  """
+  return frozenset(
+    block_size(grid, scale, aspect, u, bounds)
+    for u in np.linspace(0.0, 1.0, 20_001)
+  )
+
+
+def default_target_tokens(
+  grid: int,
+  target_scale: tuple[float, float],
+  target_aspect: tuple[float, float],
+  bounds: str,
+) -> int:
+  """`T`: patches of the largest possible target block."""
+  sizes = block_sizes(grid, target_scale, target_aspect, bounds)
+  return max(height * width for height, width in sizes)
+
+
+@functools.cache
+def default_context_tokens(spec: MaskSpec, batch_size: int = 128) -> int:
+  """`K`: mean of the reference's cut, rounded up to even.
+
+  The reference cuts every context of a batch to the shortest one of that
+  (per-GPU) batch. This is the mean of that minimum over 1,000 simulated
+  batches, on a fixed seed. `spec.context_tokens` is not looked at.
+  """
+  whole = dataclasses.replace(spec, context_tokens=spec.grid**2)
+  shortest = [
+    sample_masks(whole, 0, step, batch_size).uncut_length.min()
+    for step in range(1000)
+  ]
+  return 2 * math.ceil(float(np.mean(shortest)) / 2)
+
+
+def sample_masks(
+  spec: MaskSpec, seed: int, step: int, batch_size: int
+) -> Masks:
+  """Draws the masks of the global batch of one step.
+
+  Args:
+    spec: what to draw.
+    seed: the run's seed.
+    step: index of the step, from 0.
+    batch_size: images in the global batch, `B`.
+
+  Returns:
+    The masks, a pure function of the arguments.
+
+  Raises:
+    UserError: no context with more than `min_keep` patches could be placed.
+  """
+  rng = np.random.default_rng((_STREAM, seed, step))
+  target_u, context_u = rng.random(2)
+  target_hw = block_size(
+    spec.grid, spec.target_scale, spec.target_aspect, target_u, spec.bounds
+  )
+  context_hw = block_size(
+    spec.grid, spec.context_scale, (1.0, 1.0), context_u, spec.bounds
+  )
+  draw_targets = functools.partial(
+    _positions, rng, spec, target_hw, spec.num_targets
+  )
+  draw_context = functools.partial(_positions, rng, spec, context_hw, 1)
+
+  corners = draw_targets(batch_size)  # (B, M, 2)
+  targets = _inside(corners, target_hw, spec.grid)  # (B, M, N)
+  context = _inside(draw_context(batch_size), context_hw, spec.grid)[:, 0]
+  allowed = context & ~targets.any(1)  # (B, N)
+  overlaps = np.zeros(batch_size, bool)
+
+  failed = np.flatnonzero(allowed.sum(1) <= spec.min_keep)
+  draws = 1
+  while failed.size:
+    if spec.bounds == 'full':
+      constraints = spec.num_targets
+      corners[failed] = draw_targets(failed.size)
+      targets[failed] = _inside(corners[failed], target_hw, spec.grid)
+    else:
+      constraints = max(spec.num_targets - draws // _DRAWS_PER_CONSTRAINT, 0)
+    context = _inside(draw_context(failed.size), context_hw, spec.grid)[:, 0]
+    allowed[failed] = context & ~targets[failed, :constraints].any(1)
+    overlaps[failed] = constraints < spec.num_targets
+    failed = failed[allowed[failed].sum(1) <= spec.min_keep]
+    draws += 1
+    if draws > _MAX_REDRAWS:
+      raise errors.UserError(
+        f'mask: no context of more than min_keep={spec.min_keep} patches '
+        f'found in {_MAX_REDRAWS} draws on a {spec.grid}x{spec.grid} grid; '
+        'lower mask.min_keep, mask.target_scale or mask.num_targets'
+      )
+
+  uncut = allowed.sum(1).astype(np.int32)
+  if spec.keep == 'random':
+    allowed = _random_subset(rng, allowed, spec.context_tokens)
+  return Masks(
+    context=_padded_indices(allowed, spec.context_tokens),
+    context_length=np.minimum(uncut, spec.context_tokens),
+    target=_block_indices(corners, target_hw, spec.grid, spec.target_tokens),
+    target_length=np.full(batch_size, math.prod(target_hw), np.int32),
+    uncut_length=uncut,
+    overlaps=overlaps,
+  )
+
+
+def _positions(
+  rng: np.random.Generator,
+  spec: MaskSpec,
+  size: tuple[int, int],
+  count: int,
+  batch_size: int,
+) -> np.ndarray:
+  """Top-left corners `(B, count, 2)`, uniform within the bounds."""
+  reach = int(spec.bounds == 'full')  # the reference's end is exclusive
+  ends = [spec.grid - side + reach for side in size]
+  return rng.integers(0, ends, (batch_size, count, 2))
+
+
+def _inside(
+  corners: np.ndarray, size: tuple[int, int], grid: int
+) -> np.ndarray:
+  """Patches covered by blocks: `(B, C, 2)` corners to `(B, C, N)` bool."""
+  line = np.arange(grid)
+  rows = line - corners[..., :1]  # (B, C, grid)
+  columns = line - corners[..., 1:]
+  rows = (rows >= 0) & (rows < size[0])
+  columns = (columns >= 0) & (columns < size[1])
+  inside = rows[..., :, None] & columns[..., None, :]
+  return inside.reshape(*corners.shape[:2], grid * grid)
+
+
+def _block_indices(
+  corners: np.ndarray, size: tuple[int, int], grid: int, length: int
+) -> np.ndarray:
+  """Patch numbers of blocks, `(B, C, length)` int32, padded with 0."""
+  rows, columns = np.divmod(np.arange(math.prod(size)), size[1])
+  first = corners[..., 0] * grid + corners[..., 1]
+  indices = np.zeros((*corners.shape[:2], length), np.int32)
+  indices[..., : rows.size] = first[..., None] + rows * grid + columns
+  return indices
+
+
+def _padded_indices(allowed: np.ndarray, length: int) -> np.ndarray:
+  """The first `length` true positions per row, `(B, length)`, padded with 0."""
+  image, patch = np.nonzero(allowed)
+  starts = np.cumsum(allowed.sum(1)) - allowed.sum(1)
+  rank = np.arange(image.size) - starts[image]
+  kept = rank < length
+  indices = np.zeros((allowed.shape[0], length), np.int32)
+  indices[image[kept], rank[kept]] = patch[kept]
+  return indices
+
+
+def _random_subset(
+  rng: np.random.Generator, allowed: np.ndarray, length: int
+) -> np.ndarray:
+  """Keeps at most `length` true positions per row, chosen uniformly."""
+  keys = np.where(allowed, rng.random(allowed.shape), 2.0)
+  bound = np.sort(keys, axis=1)[:, min(length, keys.shape[1]) - 1]
+  return allowed & (keys <= bound[:, None])

@@ -1,0 +1,161 @@
+"""The input pipeline: records to batches with masks, on the host.
+
+Everything random is drawn from (seed, position in the stream), and batch `i`
+is a function of the step `i`: the same batches come out for any number of
+workers and, as a set, for any number of hosts; resuming is slicing.
+"""
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterator
+
+import grain
+import ml_collections
+import numpy as np
+
+from ijepa_jax import errors
+from ijepa_jax.data import masks as masks_lib
+from ijepa_jax.data import transforms
+from ijepa_jax.data.sources import Source
+
+# Batches that a worker (or the reading thread) keeps ready.
+_READ_AHEAD = 2
+# Separates the crops' random stream from others made of the same seed.
+_STREAM = 0x63726F70
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+  """Position in the stream and record number to a cropped image."""
+
+  source: Source
+  transform: transforms.TrainTransform
+  decode: str
+  seed: int
+
+  def __call__(self, position: int, record: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng((_STREAM, self.seed, position))
+    try:
+      loaded = transforms.load(
+        self.source, int(record), self.transform, rng, self.decode
+      )
+      image, used, bad = loaded.image, loaded.index, loaded.bad
+    except errors.DataError:
+      # An exception would end this worker's share of the stream without a
+      # word: `BadRecords` in the main process sees the number and stops.
+      side = self.transform.image_size
+      image = np.zeros((side, side, 3), np.uint8)
+      used, bad = int(record), transforms.GIVEN_UP
+    return {
+      'image': image,
+      'record': np.int64(used),
+      'bad': np.int32(bad),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _AddMasks:
+  """Draws the global batch's masks and keeps this host's rows."""
+
+  spec: masks_lib.MaskSpec
+  seed: int
+  batch_size: int
+  process: int
+  processes: int
+
+  def __call__(self, step: int, batch: dict) -> dict[str, np.ndarray]:
+    masks = masks_lib.sample_masks(self.spec, self.seed, step, self.batch_size)
+    rows = slice(self.process, None, self.processes)
+    return {
+      **batch,
+      'context': masks.context[rows],
+      'context_length': masks.context_length[rows],
+      'target': masks.target[rows],
+      'target_length': masks.target_length[rows],
+    }
+
+
+def mask_spec(config: ml_collections.ConfigDict) -> masks_lib.MaskSpec:
+  """The masks of a resolved config."""
+  grid = config.model.image_size // config.model.patch_size
+  return masks_lib.MaskSpec(grid, **config.mask)
+
+
+def make_dataset(
+  config: ml_collections.ConfigDict,
+  source: Source,
+  process: int = 0,
+  processes: int = 1,
+) -> grain.MapDataset:
+  """An endless dataset whose element `i` is this host's part of batch `i`.
+
+  Args:
+    config: the run's config, resolved.
+    source: the records.
+    process: number of this host.
+    processes: number of hosts; divides `batch_size`.
+
+  Returns:
+    Dicts of `image` (B, S, S, 3) uint8, `context` (B, K), `context_length`
+    (B,), `target` (B, M, T), `target_length` (B,) int32; and for the host
+    `record` (B,) int64, the record that was used, and `bad` (B,) int32, how
+    many broken ones just before it were skipped, or `transforms.GIVEN_UP`.
+  """
+  transform = transforms.TrainTransform(
+    image_size=config.model.image_size,
+    crop_scale=config.data.crop_scale,
+    flip=config.data.flip,
+    color_jitter=config.data.color_jitter,
+    blur=config.data.blur,
+  )
+  load = _Load(source, transform, config.data.decode, config.seed)
+  add_masks = _AddMasks(
+    mask_spec(config), config.seed, config.batch_size, process, processes
+  )
+  return (
+    grain.MapDataset.range(len(source))
+    .shuffle(config.seed)
+    .repeat()
+    # Random transforms come before the split over hosts: after it, every
+    # host would draw the same randomness.
+    .map_with_index(load)[process::processes]
+    .batch(config.batch_size // processes, drop_remainder=True)
+    .map_with_index(add_masks)
+  )
+
+
+@contextlib.contextmanager
+def batches(
+  dataset: grain.MapDataset, start: int, stop: int, workers: int
+) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+  """Iterates over batches `start` to `stop`, read ahead in the background.
+
+  Args:
+    dataset: from `make_dataset`.
+    start: first batch.
+    stop: batch to stop before.
+    workers: Grain worker processes; 0 reads in a thread of this process.
+  """
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READ_AHEAD)
+  data = dataset[start:stop].to_iter_dataset(options)
+  if workers:
+    data = data.mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=_READ_AHEAD
+      ),
+      worker_init_fn=_ignore_signals,
+    )
+  iterator = iter(data)
+  try:
+    yield iterator
+  finally:
+    # Or shared memory of batches under way is left behind.
+    iterator.close()
+
+
+def _ignore_signals(worker: int, workers: int) -> None:
+  """Workers outlive Ctrl-C and SIGTERM: the main process ends them."""
+  del worker, workers
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)

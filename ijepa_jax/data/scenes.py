@@ -1,0 +1,320 @@
+"""The embedded data set: procedurally drawn scenes with exact labels.
+
+Every image shows one to three objects on a textured background. It is a pure
+function of (seed, split, index): nothing is downloaded, nothing is stored, and
+the stream has no end. It mirrors the Clevr/Count and Clevr/Dist probes of the
+paper (Assran et al., CVPR 2023) on a scale that fits two CPU cores.
+
+What makes it a test of representations and not of pixels:
+
+* Labels are drawn first and uniformly; sizes, places and background follow.
+* Every shape covers the same area at the same size, and backgrounds are as
+  light and as colourful as objects, so no weighted sum of pixels tells how many
+  objects there are or what they are.
+* Objects are whole, never touch, and differ in colour from the background, so
+  every label can be read off the image.
+* Most objects of a scene are of one kind and backgrounds continue, so a masked
+  region can be predicted from its context: I-JEPA learns what is predictable.
+* All lengths are shares of the image side, so an index shows the same scene at
+  every resolution.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ijepa_jax import errors
+from ijepa_jax.data import scene_drawing
+
+# Part of the fingerprint: raise it whenever an image or a label changes.
+_VERSION = 1
+_SPLITS = ('train', 'test')
+_LENGTH = 2**31 - 1
+_EPOCH_LENGTH = 10_000
+_MASK64 = 2**64 - 1
+
+_MAX_OBJECTS = 3
+_GRID = 3  # `position` is a cell of a _GRID x _GRID grid
+_ALIKE = 0.7  # chance that an object is of the same kind as the largest
+
+# Clevr's colours. Grey and brown lie between the others, which keeps a linear
+# probe on pixels from reading the colour off the mean of the image.
+_PALETTE = {
+  'gray': (0.50, 0.50, 0.50),
+  'red': (0.85, 0.12, 0.12),
+  'blue': (0.15, 0.25, 0.88),
+  'green': (0.15, 0.65, 0.20),
+  'brown': (0.50, 0.30, 0.14),
+  'purple': (0.58, 0.18, 0.78),
+  'cyan': (0.15, 0.82, 0.88),
+  'yellow': (0.95, 0.88, 0.20),
+}
+CLASS_NAMES = {
+  'count': tuple(str(n + 1) for n in range(_MAX_OBJECTS)),
+  'shape': tuple(scene_drawing.CIRCUMRADIUS),
+  'color': tuple(_PALETTE),
+  'position': tuple(
+    f'row {cell // _GRID} column {cell % _GRID}' for cell in range(_GRID**2)
+  ),
+}
+
+_Draw = Callable[[], float]  # the next uniform number of [0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """Everything there is to know about an image.
+
+  Attributes:
+    image: (S, S, 3) uint8, what `__getitem__` returns.
+    labels: Label name to class index, as `__getitem__` returns them.
+    objects: The n objects, the largest first.
+    boxes: (n, 4) float32, x0, y0, x1, y1 around each mask, in pixels; x1 and
+      y1 are exclusive.
+    masks: (n, S, S) bool, the pixels whose centre lies in the object. They are
+      disjoint.
+  """
+
+  image: np.ndarray
+  labels: dict[str, int]
+  objects: tuple[scene_drawing.SceneObject, ...]
+  boxes: np.ndarray
+  masks: np.ndarray
+
+
+class ScenesSource:
+  """An endless, picklable source of scenes (the Source interface).
+
+  Labels are class indices; `CLASS_NAMES` names them. `count` is the number of
+  objects minus 1; `shape`, `color` and `position` describe the largest object,
+  which covers at least 1.7 times the area of any other.
+
+  Args:
+    split: 'train' or 'test', two disjoint random streams.
+    image_size: Side S of the images in pixels, at least 16.
+    seed: Any integer; another seed is another data set.
+
+  Raises:
+    UserError: The split is unknown, or the images too small to show a shape.
+  """
+
+  name = 'scenes'
+  epoch_length = _EPOCH_LENGTH
+
+  def __init__(self, split: str, image_size: int, seed: int = 0):
+    if split not in _SPLITS:
+      raise errors.UserError(
+        f"data.split={split!r}: scenes has the splits 'train' and 'test'"
+      )
+    if image_size < 16:
+      raise errors.UserError(
+        f'model.image_size={image_size}: scenes needs at least 16 pixels'
+      )
+    self.split = split
+    self.image_size = image_size
+    self.seed = seed
+    self.labels = {name: len(names) for name, names in CLASS_NAMES.items()}
+
+  @property
+  def fingerprint(self) -> str:
+    return f'scenes-{_VERSION}-{self.seed}-{self.split}-{self.image_size}'
+
+  def __len__(self) -> int:
+    return _LENGTH
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns {'image': (S, S, 3) uint8, 'labels': {name: class index}}."""
+    objects, background = self._layout(index)
+    image = scene_drawing.render(objects, background, self.image_size)
+    return {'image': image, 'labels': _labels(objects)}
+
+  def record_id(self, index: int) -> str:
+    return f'scenes/{self.split}/{index}'
+
+  def scene(self, index: int) -> Scene:
+    """Returns the same image with objects, boxes and masks."""
+    objects, background = self._layout(index)
+    size = self.image_size
+    masks = [scene_drawing.object_mask(item, size) for item in objects]
+    return Scene(
+      image=scene_drawing.render(objects, background, size),
+      labels=_labels(objects),
+      objects=objects,
+      boxes=np.array([_box(mask) for mask in masks], np.float32),
+      masks=np.stack(masks),
+    )
+
+  def _layout(
+    self, index: int
+  ) -> tuple[tuple[scene_drawing.SceneObject, ...], scene_drawing.Background]:
+    if not 0 <= index < _LENGTH:
+      raise IndexError(f'scenes: index {index} is not in [0, {_LENGTH})')
+    # A Philox key names a stream: no two (seed, split, index) share one.
+    stream = _SPLITS.index(self.split) << 32 | int(index)
+    key = np.array([self.seed & _MASK64, stream], np.uint64)
+    rng = np.random.Generator(np.random.Philox(key=key))
+    draw = _uniforms(rng).__next__
+    objects = _draw_objects(draw)
+    return objects, _draw_background(draw, objects)
+
+
+def _uniforms(rng: np.random.Generator) -> Iterator[float]:
+  # One at a time they would take a seventh of the time of an image.
+  while True:
+    yield from rng.random(64).tolist()
+
+
+def _labels(objects: tuple[scene_drawing.SceneObject, ...]) -> dict[str, int]:
+  x, y = objects[0].center
+  return {
+    'count': len(objects) - 1,
+    'shape': CLASS_NAMES['shape'].index(objects[0].shape),
+    'color': CLASS_NAMES['color'].index(objects[0].color),
+    'position': _GRID * int(y * _GRID) + int(x * _GRID),
+  }
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+  columns = np.flatnonzero(mask.any(0))
+  rows = np.flatnonzero(mask.any(1))
+  return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+# What is in a scene: from here on nothing knows the image size.
+
+
+def _draw_objects(
+  draw: _Draw,
+) -> tuple[scene_drawing.SceneObject, ...]:
+  """Draws 1 to _MAX_OBJECTS objects that fit and do not touch."""
+  count = 1 + int(_MAX_OBJECTS * draw())
+  cell = int(_GRID**2 * draw())
+  kind = _draw_kind(draw)
+  kinds = [kind]
+  for _ in range(count - 1):
+    kinds.append(kind if draw() < _ALIKE else _draw_kind(draw))
+  shapes = [shape for shape, _, _ in kinds]
+  # Only sizes and places are drawn again: the labels stay exactly uniform.
+  while (places := _draw_places(draw, shapes, cell)) is None:
+    pass
+  return tuple(
+    _draw_object(draw, kind, center, size)
+    for kind, (center, size) in zip(kinds, places, strict=True)
+  )
+
+
+def _draw_kind(draw: _Draw) -> tuple[str, str, str]:
+  """Draws shape, colour and texture."""
+  return (
+    _choose(draw, CLASS_NAMES['shape']),
+    _choose(draw, CLASS_NAMES['color']),
+    _choose(draw, scene_drawing.TEXTURES),
+  )
+
+
+def _draw_places(
+  draw: _Draw, shapes: list[str], cell: int
+) -> list[tuple[tuple[float, float], float]] | None:
+  """Returns (centre, size) of each object, or None if they do not fit."""
+  border, gap = 0.01, 0.02
+  row, column = divmod(cell, _GRID)
+  size = _between(draw, 0.29, 0.36)
+  radius = size * scene_drawing.CIRCUMRADIUS[shapes[0]]
+  x = _between_borders(draw, column, radius + border)
+  y = _between_borders(draw, row, radius + border)
+  places = [((x, y), size)]
+  taken = [(x, y, radius + gap)]
+  for shape in shapes[1:]:
+    smaller = size * _between(draw, 0.6, 0.75)
+    radius = smaller * scene_drawing.CIRCUMRADIUS[shape]
+    low, high = radius + border, 1 - radius - border
+    for _ in range(20):
+      x, y = _between(draw, low, high), _between(draw, low, high)
+      if all(math.hypot(x - a, y - b) > radius + r for a, b, r in taken):
+        break
+    else:
+      return None
+    places.append(((x, y), smaller))
+    taken.append((x, y, radius + gap))
+  return places
+
+
+def _between_borders(
+  draw: _Draw, cell: int, margin: float
+) -> float:
+  """Draws from a row or column of the grid, `margin` inside the image."""
+  low = max(cell / _GRID, margin)
+  return _between(draw, low, min((cell + 1) / _GRID, 1 - margin))
+
+
+def _draw_object(
+  draw: _Draw,
+  kind: tuple[str, str, str],
+  center: tuple[float, float],
+  size: float,
+) -> scene_drawing.SceneObject:
+  shape, color, texture = kind
+  brightness = _between(draw, 0.9, 1.1)
+  direction = _between(draw, 0, 2 * math.pi)
+  shading = _between(draw, 0, 0.3)
+  return scene_drawing.SceneObject(
+    shape=shape,
+    color=color,
+    center=center,
+    size=size,
+    # Upright up to a tilt: a shape stays a matter of local edges.
+    angle=_between(draw, -0.3, 0.3),
+    rgb=tuple(
+      min(max(brightness * channel + _between(draw, -0.05, 0.05), 0), 1)
+      for channel in _PALETTE[color]
+    ),
+    texture=texture,
+    frequency=_between(draw, 1.5, 2.5),
+    light=(shading * math.cos(direction), shading * math.sin(direction)),
+  )
+
+
+def _draw_background(
+  draw: _Draw, objects: tuple[scene_drawing.SceneObject, ...]
+) -> scene_drawing.Background:
+  texture = _choose(draw, scene_drawing.BACKGROUNDS)
+  knots = 7 if texture == 'blobs' else 0
+  direction = _between(draw, 0, 2 * math.pi)
+  periods = _between(draw, 1.5, 4.5)
+  slope = _between(draw, 0, 2 * math.pi)
+  return scene_drawing.Background(
+    texture=texture,
+    colors=_draw_background_colors(draw, [item.rgb for item in objects]),
+    wave=(periods * math.cos(direction), periods * math.sin(direction)),
+    phase=(_between(draw, 0, 2 * math.pi), _between(draw, 0, 2 * math.pi)),
+    knots=[[draw() for _ in range(knots)] for _ in range(knots)],
+    light=(0.15 * math.cos(slope), 0.15 * math.sin(slope)),
+  )
+
+
+def _draw_background_colors(
+  draw: _Draw, taken: list[tuple[float, ...]]
+) -> tuple[list[float], list[float]]:
+  """Draws two colours: no mixture of the two comes near a `taken` colour."""
+  contrast = 0.35
+  while True:
+    first = [_between(draw, 0.05, 0.9) for _ in range(3)]
+    second = [
+      min(max(channel + _between(draw, -0.25, 0.25), 0), 1) for channel in first
+    ]
+    middle = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+    mixtures = itertools.product((first, middle, second), taken)
+    if all(math.dist(a, b) > contrast for a, b in mixtures):
+      return first, second
+
+
+def _between(draw: _Draw, low: float, high: float) -> float:
+  return low + (high - low) * draw()
+
+
+def _choose(draw: _Draw, names: tuple[str, ...]) -> str:
+  return names[int(len(names) * draw())]

@@ -1,0 +1,1 @@
+"""What a run tells its user: files of figures, progress, warnings, summary."""

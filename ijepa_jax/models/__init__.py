@@ -1,0 +1,1 @@
+"""Flax modules: encoder, predictor, and the table of sizes."""

@@ -1,0 +1,248 @@
+"""All that a user sees of a run: lines, files, pictures, the last table."""
+
+import contextlib
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+
+from ijepa_jax import train_step
+from ijepa_jax.data.sources import Source
+from ijepa_jax.evaluation import heldout
+from ijepa_jax.evaluation.features import FeatureExtractor
+from ijepa_jax.evaluation.online import OnlineEvaluation
+from ijepa_jax.metrics import health, summary, writers
+from ijepa_jax.metrics.progress import Progress
+from ijepa_jax.models import sizes
+from ijepa_jax.visualize import curves, masks
+
+# Figures of a step that describe health, not training.
+_HEALTH = (
+  'target_variance',
+  'prediction_variance',
+  'prediction_target_cosine',
+)
+
+_PIXELS = 'pixels/'
+_MAIN = 'python -m ijepa_jax.main --config=configs'
+
+
+class Observer:
+  """Writes and shows what happens; on other processes than 0 it is silent.
+
+  Evaluation still runs on every process, because the encoder is spread over
+  all of them.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    first: int,
+    last: int,
+    steps_per_epoch: int,
+  ):
+    """Opens the run's files.
+
+    Args:
+      config: the run's config.
+      workdir: the run's directory.
+      first: updates made in earlier starts of this run.
+      last: updates at the end of the run.
+      steps_per_epoch: for the epoch shown.
+    """
+    self._config, self._workdir = config, workdir
+    self._first, self._last = first, last
+    self._main = jax.process_index() == 0
+    self._progress = Progress(
+      last, first, steps_per_epoch, config.batch_size, enabled=self._main
+    )
+    self._writer = None
+    if self._main:
+      self._writer = writers.MetricWriter(
+        workdir,
+        tensorboard=config.log.tensorboard,
+        wandb=config.log.wandb,
+        config=config.to_dict(),
+        resume_step=first or None,
+      )
+    self._watch = health.HealthWatch(
+      feature_width=sizes.SIZES[config.model.variant].width,
+      warmup_steps=int(config.optim.warmup_epochs * steps_per_epoch),
+    )
+    for row in self._rows():
+      self._watch.check(int(row['step']), row)
+    self._evaluation: OnlineEvaluation | None = None
+    self._losses: list[float] = []
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._progress.close()
+    if self._writer is not None:
+      self._writer.close()
+
+  def log(self, message: str) -> None:
+    """Tells the user something."""
+    self._progress.log(message)
+
+  @contextlib.contextmanager
+  def timed(self, what: str) -> Iterator[None]:
+    """Says what takes a while, and how long it took."""
+    begin = time.perf_counter()
+    yield
+    self.log(f'{what}: {time.perf_counter() - begin:.1f} s')
+
+  def begin(
+    self,
+    state: train_step.TrainState,
+    source: Source,
+    learner: train_step.Learner,
+    mesh: jax.sharding.Mesh,
+  ) -> None:
+    """Describes the model and measures it before the first step."""
+    if self._main:
+      overview = parameter_overview.get_parameter_overview(state.params)
+      (self._workdir / 'parameters.txt').write_text(overview + '\n')
+    for part, params in state.params.items():
+      count = sum(leaf.size for leaf in jax.tree.leaves(params))
+      self.log(f'{part}: {count:,} parameters')
+    if not self._config.eval.every:
+      return
+    self._extract = FeatureExtractor(learner, mesh, self._config.batch_size)
+    train, test = heldout.load_sets(self._config, source)
+    self._evaluation = OnlineEvaluation(train, test)
+    self.log(
+      f'probes: fitted on {len(train.images):,} images, measured on '
+      f'{len(test.images):,}, every {self._config.eval.every:,} steps'
+    )
+    if self._first == 0:
+      pixels = {
+        _PIXELS + name: value
+        for name, value in self._evaluation.pixels().items()
+      }
+      self._write(0, {**pixels, **self._measure(state)})
+
+  def draw_masks(self, batch: Mapping[str, np.ndarray]) -> None:
+    """Draws the masks of a batch on its images."""
+    if self._main:
+      masks.draw_masks(
+        self._workdir / 'masks.png',
+        batch['image'],
+        batch,
+        self._config.model.patch_size,
+      )
+
+  def step(self, step: int, values: Mapping[str, float]) -> None:
+    """Takes note of one step's loss."""
+    self._progress.advance(step)
+    self._losses.append(values['loss'])
+
+  def report(
+    self, step: int, values: Mapping[str, float], rates: Mapping[str, float]
+  ) -> None:
+    """Writes a row: the mean loss since the last one, the rest as it is now."""
+    loss = float(np.mean(self._losses))
+    self._losses.clear()
+    row = {'train/loss': loss, **rates}
+    for name, value in values.items():
+      group = 'health' if name in _HEALTH else 'train'
+      row.setdefault(f'{group}/{name}', value)
+    self._progress.report(step, loss)
+    self._write(step, row)
+
+  def evaluate(self, step: int, state: train_step.TrainState) -> None:
+    """Measures the target encoder, and draws the curves so far."""
+    if self._evaluation is None:
+      return
+    measured = self._measure(state)
+    self._write(step, measured)
+    probes = [
+      f'{name.removeprefix("probe/")} {100 * value:.1f} %'
+      for name, value in measured.items()
+      if name.startswith('probe/')
+    ]
+    rankme = f'RankMe {measured["health/rankme"]:.1f}'
+    self.log('  '.join([f'  at step {step:,}:', rankme, *probes]))
+    self._draw_curves()
+
+  def finish(self, path: str) -> None:
+    """Draws the curves and prints what came of the run.
+
+    Args:
+      path: of the last checkpoint.
+    """
+    if not self._main:
+      return
+    self._draw_curves()
+    self._progress.close()
+    rows = self._rows()
+    latest = {name: value for row in rows for name, value in row.items()}
+    rates = [
+      row['train/images_per_second']
+      for row in rows
+      if 'train/images_per_second' in row
+    ]
+    table = summary.final_table(
+      steps=self._last,
+      loss=latest['train/loss'],
+      images_per_second=statistics.median(rates),
+      chance=self._evaluation.chance if self._evaluation else {},
+      pixels=_pixels(rows),
+      init=rows[0] if rows[0]['step'] == 0 else {},
+      trained=latest,
+      checkpoint=path,
+      commands=[
+        ('see the curves', f'tensorboard --logdir={self._workdir}'),
+        (
+          'train on your own images',
+          f'{_MAIN}/folder.py --config.data.path=DIR',
+        ),
+        (
+          'the same, from these weights',
+          f'{_MAIN}/NAME.py --config.init_from={self._workdir}',
+        ),
+      ],
+    )
+    print(f'\n{table}', flush=True)
+
+  def _rows(self) -> list[writers.Row]:
+    if self._writer is None:
+      return []
+    return writers.read_metrics(self._workdir / writers.FILE_NAME)
+
+  def _draw_curves(self) -> None:
+    if self._main:
+      rows = self._rows()
+      curves.draw_curves(
+        self._workdir / 'curves.png',
+        rows,
+        chance=self._evaluation.chance if self._evaluation else None,
+        pixels=_pixels(rows),
+      )
+
+  def _measure(self, state: train_step.TrainState) -> dict[str, float]:
+    return self._evaluation.evaluate(
+      lambda images: self._extract(state.target, images)
+    )
+
+  def _write(self, step: int, row: Mapping[str, float]) -> None:
+    if self._writer is not None:
+      self._writer.write(step, row)
+    for warning in self._watch.check(step, row):
+      self.log(warning)
+
+
+def _pixels(rows: Sequence[writers.Row]) -> dict[str, float]:
+  """The probes on raw pixels, from the row that was written before step 1."""
+  return {
+    name.removeprefix(_PIXELS): value
+    for row in rows[:1]
+    for name, value in row.items()
+    if name.startswith(_PIXELS)
+  }

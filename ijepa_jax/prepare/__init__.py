@@ -1,0 +1,1 @@
+"""Images to ArrayRecord shards: `python -m ijepa_jax.prepare SRC DST`."""

@@ -1,0 +1,98 @@
+"""The programs that a run compiles, and what they cost."""
+
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+from ijepa_jax import sharding, train_step
+from ijepa_jax.models import flops, sizes
+
+
+def batch_shapes(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The batch that a step takes: the same in the whole run."""
+  batch, side = config.batch_size, config.model.image_size
+  blocks = config.mask.num_targets
+  fields = {
+    'image': ((batch, side, side, 3), np.uint8),
+    'context': ((batch, config.mask.context_tokens), np.int32),
+    'context_length': ((batch,), np.int32),
+    'target': ((batch, blocks, config.mask.target_tokens), np.int32),
+    'target_length': ((batch,), np.int32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct(
+      shape, dtype, sharding=sharding.batch_sharding(mesh)
+    )
+    for name, (shape, dtype) in fields.items()
+  }
+
+
+def compile_step(
+  config: ml_collections.ConfigDict,
+  learner: train_step.Learner,
+  state: train_step.TrainState,
+  mesh: jax.sharding.Mesh,
+) -> jax.stages.Compiled:
+  """Compiles the step ahead of time: another shape is an error, not a wait.
+
+  Args:
+    config: the run's config, resolved.
+    learner: whose step it is.
+    state: arrays, or their shapes and shardings.
+    mesh: where the step runs.
+
+  Returns:
+    `step(state, batch, schedule) -> (state, metrics)`; donates the state.
+  """
+  step = jax.jit(
+    learner.step,
+    donate_argnums=0,
+    # Without these the second call would compile again, for the shardings
+    # that the first one happened to return.
+    out_shardings=(
+      jax.tree.map(lambda x: x.sharding, state),
+      sharding.replicated(mesh),
+    ),
+  )
+  scalar = jax.ShapeDtypeStruct((), np.float32)
+  schedule = dict.fromkeys(train_step.SCHEDULE_FIELDS, scalar)
+  return step.lower(state, batch_shapes(config, mesh), schedule).compile()
+
+
+def compile_norms(mesh: jax.sharding.Mesh) -> Callable:
+  """Compiles `state_metrics` at its first call."""
+  return jax.jit(
+    train_step.state_metrics, out_shardings=sharding.replicated(mesh)
+  )
+
+
+def describe(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> str:
+  """Devices, mesh, types and attention in words."""
+  device = mesh.devices.flat[0]
+  axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+  dtype = train_step.compute_dtype(config.model.dtype)
+  return (
+    f'{mesh.devices.size} {device.device_kind} ({axes}), {dtype}, '
+    f'{config.model.attention} attention'
+  )
+
+
+def useful_flops(
+  config: ml_collections.ConfigDict, batch: dict[str, np.ndarray]
+) -> float:
+  """Operations of one step on all hosts; padding is not useful."""
+  return config.batch_size * flops.step_flops(
+    sizes.SIZES[config.model.variant],
+    train_step.predictor_size(config),
+    patch_size=config.model.patch_size,
+    patches=(config.model.image_size // config.model.patch_size) ** 2,
+    context_tokens=float(batch['context_length'].mean()),
+    target_tokens=float(batch['target_length'].mean()),
+    num_targets=config.mask.num_targets,
+  )

@@ -1,0 +1,198 @@
+"""The training loop: restore, step, log, evaluate, save, stop."""
+
+import collections
+import contextlib
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from ijepa_jax import (
+  accelerators,
+  checkpoint,
+  errors,
+  observe,
+  optim,
+  program,
+  resume,
+  sharding,
+  stop_signals,
+  train_step,
+)
+from ijepa_jax.config import validate
+from ijepa_jax.data import bad_records, pipeline, sources
+from ijepa_jax.metrics import timing
+
+# Steps that may be under way on the device while the host goes on. Two keep
+# the device busy; more would only delay news of a NaN and of Ctrl-C.
+_RUN_AHEAD = 2
+
+
+class _Pending(NamedTuple):
+  """A step whose results have not been looked at yet."""
+
+  step: int  # updates made, this one included
+  metrics: dict[str, jax.Array]
+  batch: dict[str, np.ndarray]
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Trains until the last step, or until a signal asks to stop.
+
+  Args:
+    config: validated.
+    workdir: the run's directory; a run that stopped there is continued.
+
+  Raises:
+    UserError: see `errors` for the kinds and their exit codes.
+  """
+  # --- What to train, on what, and where --------------------------------
+  validate.validate(config, jax.device_count())
+  mesh = sharding.make_mesh(config)
+  source = sources.open_source(
+    config.data.source,
+    config.data.path,
+    config.data.split,
+    image_size=config.model.image_size,
+    seed=config.seed,
+  )
+  steps_per_epoch = optim.steps_per_epoch(
+    source.epoch_length, config.batch_size
+  )
+  schedules = optim.make_schedules(config, steps_per_epoch)
+  last = len(schedules.lr)
+  validate.check_warmup(config, last / steps_per_epoch)
+  learner = train_step.Learner(config, sharding.constrain(mesh))
+  dataset = pipeline.make_dataset(
+    config, source, jax.process_index(), jax.process_count()
+  )
+
+  with contextlib.ExitStack() as stack:
+    # --- From scratch, or from where it stopped ---------------------------
+    _make_workdir(workdir)
+    checkpoints = stack.enter_context(
+      contextlib.closing(
+        checkpoint.Checkpoints(workdir, **config.checkpoint)
+      )
+    )
+    state = resume.restore_or_init(config, checkpoints, source, mesh)
+    meta = resume.make_meta(config, source)
+    first = int(state.step)
+    observer = stack.enter_context(
+      contextlib.closing(
+        observe.Observer(
+          config,
+          workdir,
+          first=first,
+          last=last,
+          steps_per_epoch=steps_per_epoch,
+        )
+      )
+    )
+    observer.begin(state, source, learner, mesh)
+    with observer.timed(f'compiling for {program.describe(config, mesh)}'):
+      step_fn = program.compile_step(config, learner, state, mesh)
+    norms_fn = program.compile_norms(mesh)
+
+    # --- What the loop looks at -------------------------------------------
+    peak = accelerators.peak_flops(jax.devices()[0].device_kind)
+    interval = timing.Interval(peak and peak * jax.device_count())
+    ledger = bad_records.BadRecords(
+      workdir / bad_records.file_name(jax.process_index()),
+      source,
+      max_share=config.data.max_bad_share,
+      seen=first * config.batch_size // jax.process_count(),
+      log=observer.log,
+    )
+    stop = stack.enter_context(stop_signals.StopSignals())
+    batches = stack.enter_context(
+      pipeline.batches(dataset, first, last, config.data.workers)
+    )
+    pending: collections.deque[_Pending] = collections.deque()
+
+    def collect() -> None:
+      """Looks at the oldest step under way; waits for it if need be."""
+      step, metrics, batch = pending.popleft()
+      values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      _require_finite(step, values, batch, workdir, checkpoints)
+      interval.add(config.batch_size, program.useful_flops(config, batch))
+      observer.step(step, values)
+      if step % config.log.every == 0 or step == last:
+        rates = schedules.metrics(step - 1) | interval.metrics()
+        observer.report(step, values, rates)
+        interval.restart()
+
+    # --- The loop ---------------------------------------------------------
+    interval.restart()
+    for step in range(first + 1, last + 1):
+      with interval.waiting():
+        batch = next(batches)
+      ledger.check(batch)
+      if step == 1:
+        observer.draw_masks(batch)
+      device_batch = sharding.put_batch(
+        mesh, {name: batch[name] for name in train_step.DEVICE_FIELDS}
+      )
+      state, metrics = step_fn(state, device_batch, schedules.at(step - 1))
+      if step % config.log.every == 0 or step == last:
+        metrics |= norms_fn(state)
+      pending.append(_Pending(step, metrics, batch))
+      while len(pending) > _RUN_AHEAD:
+        collect()
+
+      stopping = checkpoints.preempted(step) or stop.received
+      evaluating = config.eval.every and step % config.eval.every == 0
+      saving = step % config.checkpoint.every == 0 or step == last
+      if stopping or evaluating or saving:
+        while pending:  # never save or judge a state that is not finite
+          collect()
+      if saving or stopping:
+        checkpoints.save(step, state, meta)
+      if evaluating or step == last:
+        with interval.paused():
+          observer.evaluate(step, state)
+      if stopping and step < last:
+        checkpoints.wait()
+        raise errors.Interrupted(
+          f'stopped by {stop.received or "preemption"} at step {step}, saved '
+          f'in {checkpoints.path(step)}; the same command continues'
+        )
+
+    checkpoints.wait()
+    observer.finish(checkpoints.path(last))
+
+
+def _make_workdir(workdir: pathlib.Path) -> None:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(
+      f'--workdir={workdir} cannot be made: {error.strerror}'
+    ) from error
+
+
+def _require_finite(
+  step: int,
+  values: dict[str, float],
+  batch: dict[str, np.ndarray],
+  workdir: pathlib.Path,
+  checkpoints: checkpoint.Checkpoints,
+) -> None:
+  """Stops a run that diverged, and keeps what is needed to look into it."""
+  bad = [name for name, value in values.items() if not np.isfinite(value)]
+  if not bad:
+    return
+  process = jax.process_index()
+  file = workdir / f'nonfinite_step_{step}_process_{process}.json'
+  records = batch['record'].tolist()
+  file.write_text(json.dumps({'step': step, 'records': records, **values}))
+  good = checkpoints.latest_step()
+  raise errors.NonFiniteError(
+    f'{", ".join(bad)} is not finite at step {step}; the batch\'s record '
+    f'numbers are in {file}; last good checkpoint: '
+    f'{checkpoints.path(good) if good is not None else "none"}; try a lower '
+    'optim.lr, optim.clip=1 or model.dtype=float32'
+  )

@@ -1,0 +1,1 @@
+"""Pictures of masks and training, drawn with matplotlib as PNG files."""

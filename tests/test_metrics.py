@@ -1,0 +1,469 @@
+"""Writers of metrics, progress, health warnings and the final table."""
+
+import fcntl
+import importlib.util
+import io
+import json
+import math
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import termios
+import time
+import types
+
+import pytest
+
+from ijepa_jax.errors import UserError
+from ijepa_jax.metrics import health, progress, summary, writers
+
+
+def make_writer(workdir, **kwargs):
+  options = {
+    'tensorboard': False,
+    'wandb': False,
+    'config': {'seed': 0},
+    'resume_step': None,
+  }
+  return writers.MetricWriter(workdir, **options | kwargs)
+
+
+def steps_of(workdir):
+  return [
+    row['step'] for row in writers.read_metrics(workdir / 'metrics.jsonl')
+  ]
+
+
+class TestJsonLines:
+  def test_rows_come_back(self, tmp_path):
+    writer = make_writer(tmp_path / 'new' / 'run')
+    before = time.time()
+    writer.write(0, {'train/loss': 0.5})
+    writer.write(50, {'train/loss': 0.25, 'health/rankme': 3})
+    rows = writers.read_metrics(tmp_path / 'new' / 'run' / 'metrics.jsonl')
+    writer.close()
+    assert [row['step'] for row in rows] == [0, 50]
+    assert rows[1]['train/loss'] == 0.25
+    assert rows[1]['health/rankme'] == 3
+    assert abs(rows[0]['time'] - before) < 10
+
+  def test_what_is_not_finite_stays_valid_json(self, tmp_path):
+    writer = make_writer(tmp_path)
+    writer.write(1, {'a': math.nan, 'b': math.inf, 'c': 1.0})
+    writer.close()
+
+    def refuse(constant):
+      raise AssertionError(f'{constant} is not JSON')
+
+    line = (tmp_path / 'metrics.jsonl').read_text()
+    row = json.loads(line, parse_constant=refuse)
+    assert row['a'] is None
+    assert row['b'] is None
+    assert math.isnan(writers.read_metrics(tmp_path / 'metrics.jsonl')[0]['a'])
+
+  def test_half_written_line_is_dropped(self, tmp_path):
+    writer = make_writer(tmp_path)
+    writer.write(1, {'a': 1.0})
+    writer.close()
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+      file.write('{"step": 2, "ti')
+    assert steps_of(tmp_path) == [1]
+    writer = make_writer(tmp_path, resume_step=1)
+    writer.write(2, {'a': 2.0})
+    writer.close()
+    assert steps_of(tmp_path) == [1, 2]
+
+  @pytest.mark.parametrize('line', ['{"step": 2, "ti', '[1]', '{"a": 1}'])
+  def test_bad_line_in_the_middle_is_named(self, tmp_path, line):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(UserError, match=r'metrics\.jsonl line 2'):
+      writers.read_metrics(path)
+
+  def test_missing_file_is_named(self, tmp_path):
+    with pytest.raises(UserError, match=r'metrics\.jsonl'):
+      writers.read_metrics(tmp_path / 'metrics.jsonl')
+
+  @pytest.mark.parametrize(
+    ('resume_step', 'kept'),
+    [(None, []), (0, [0]), (100, [0, 50, 100]), (999, [0, 50, 100, 150])],
+  )
+  def test_resume_drops_rows_that_come_again(self, tmp_path, resume_step, kept):
+    writer = make_writer(tmp_path)
+    for step in (0, 50, 100, 150):
+      writer.write(step, {'a': step})
+    writer.close()
+    make_writer(tmp_path, resume_step=resume_step).close()
+    assert steps_of(tmp_path) == kept
+    assert os.listdir(tmp_path) == ['metrics.jsonl']
+
+  def test_killed_run_loses_no_row(self, tmp_path):
+    code = f"""
+import os, signal
+from ijepa_jax.metrics.writers import MetricWriter
+writer = MetricWriter({str(tmp_path)!r}, tensorboard=False, wandb=False,
+                      config={{}}, resume_step=None)
+for step in range(20):
+  writer.write(step, {{'a': 1.0}})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.run([sys.executable, '-c', code], check=False)
+    assert process.returncode == -9
+    assert steps_of(tmp_path) == list(range(20))
+
+  @pytest.mark.skipif(
+    not pathlib.Path('/dev/full').exists(), reason='needs /dev/full'
+  )
+  def test_full_disk_is_an_error(self, tmp_path):
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+    writer = make_writer(tmp_path)
+    with pytest.raises(UserError, match='No space left') as error:
+      writer.write(1, {'a': 1.0})
+    assert 'metrics.jsonl' in str(error.value)
+    writer.close()  # and does not fail again
+
+
+class TestTensorBoard:
+  def read(self, workdir):
+    """Events of all files, by TFRecord framing alone."""
+    from tensorboardX.proto import event_pb2
+
+    events = []
+    for path in sorted((workdir / 'tensorboard').iterdir()):
+      data = path.read_bytes()
+      while data:
+        (length,) = struct.unpack('<Q', data[:8])
+        events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+  def test_row_is_on_disk_at_once(self, tmp_path):
+    writer = make_writer(tmp_path, tensorboard=True)
+    writer.write(50, {'train/loss': 0.25, 'train/lr': 0.5})
+    event = self.read(tmp_path)[-1]
+    writer.close()
+    assert event.step == 50
+    values = {value.tag: value.simple_value for value in event.summary.value}
+    assert values == {'train/loss': 0.25, 'train/lr': 0.5}
+
+  def test_resume_purges_later_steps(self, tmp_path):
+    make_writer(tmp_path, tensorboard=True).close()
+    make_writer(tmp_path, tensorboard=True, resume_step=100).close()
+    starts = [
+      event.step
+      for event in self.read(tmp_path)
+      if event.HasField('session_log')
+    ]
+    assert starts == [0, 101]
+
+  def test_torch_is_not_imported(self, tmp_path):
+    """The tensorboardX package imports torch wherever it is installed."""
+    fake = tmp_path / 'site' / 'torch'
+    fake.mkdir(parents=True)
+    (fake / '__init__.py').write_text('')
+    code = f"""
+import sys
+from ijepa_jax.metrics.writers import MetricWriter
+MetricWriter({str(tmp_path / 'run')!r}, tensorboard=True, wandb=False,
+             config={{}}, resume_step=None).close()
+assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules
+import torch  # still possible afterwards
+"""
+    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, sys.path)])
+    subprocess.run(
+      [sys.executable, '-c', code],
+      check=True,
+      env=os.environ | {'PYTHONPATH': path},
+    )
+
+
+class TestWandb:
+  def test_missing_package_is_an_error(self, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(UserError, match='pip install wandb'):
+      make_writer(tmp_path, wandb=True)
+
+  def test_resumed_run_keeps_its_id(self, tmp_path, monkeypatch):
+    calls, rows = [], []
+
+    def init(**options):
+      calls.append(options)
+      return types.SimpleNamespace(
+        log=lambda values, step: rows.append((step, values)),
+        finish=lambda: None,
+      )
+
+    stub = types.SimpleNamespace(init=init, Error=RuntimeError)
+    monkeypatch.setitem(sys.modules, 'wandb', stub)
+    writer = make_writer(tmp_path, wandb=True)
+    writer.write(50, {'a': 1.0})
+    writer.close()
+    make_writer(tmp_path, wandb=True, resume_step=50).close()
+    assert rows == [(50, {'a': 1.0})]
+    assert calls[0]['config'] == {'seed': 0}
+    assert calls[0]['id'] == calls[1]['id']
+    assert calls[0]['resume'] == 'allow'
+
+  @pytest.mark.skipif(
+    importlib.util.find_spec('wandb') is None, reason='wandb is an extra'
+  )
+  def test_the_real_one_offline(self, tmp_path, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    writer = make_writer(tmp_path, wandb=True)
+    writer.write(50, {'a': 1.0})
+    writer.close()
+    assert list((tmp_path / 'wandb').glob('offline-run-*'))
+
+
+class Clock:
+  """Stands in for `time` inside `progress`."""
+
+  def __init__(self, monkeypatch):
+    self.now = 0.0
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: self.now)
+
+
+class TestProgress:
+  def test_plain_lines(self, monkeypatch):
+    clock = Clock(monkeypatch)
+    stream = io.StringIO()
+    shown = progress.Progress(10_000, 1_000, 387, 64, stream=stream)
+    for step in range(1_001, 1_201):
+      clock.now += 0.0772
+      shown.advance(step)
+    assert stream.getvalue() == ''
+    shown.report(1_200, 0.14321)
+    shown.log('saved')
+    shown.close()
+    assert stream.getvalue().splitlines() == [
+      'step 1,200/10,000  epoch 3.1  loss 0.1432  829 images/s  11 m 19 s left',
+      'saved',
+    ]
+
+  def test_compilation_does_not_count(self, monkeypatch):
+    clock = Clock(monkeypatch)
+    stream = io.StringIO()
+    shown = progress.Progress(100, 0, 10, 8, stream=stream)
+    clock.now += 1_000  # the first step compiles
+    shown.advance(1)
+    for step in range(2, 12):
+      clock.now += 1
+      shown.advance(step)
+    shown.report(11, 0.5)
+    assert '8.0 images/s  1 m 29 s left' in stream.getvalue()
+
+  def test_time_left_follows_the_speed(self, monkeypatch):
+    clock = Clock(monkeypatch)
+    stream = io.StringIO()
+    shown = progress.Progress(1_000, 0, 10, 8, stream=stream)
+    shown.advance(1)
+    clock.now += 10
+    shown.report(11, 0.5)  # 1 s per step
+    clock.now += 20
+    shown.report(21, 0.5)  # now 2 s: 1.3 s on average
+    assert stream.getvalue().splitlines()[-1].endswith('21 m 13 s left')
+
+  def test_first_step_has_no_speed(self):
+    stream = io.StringIO()
+    shown = progress.Progress(100, 0, 10, 8, stream=stream)
+    shown.advance(1)
+    shown.report(1, float('nan'))
+    assert stream.getvalue() == 'step 1/100  epoch 0.1  loss nan\n'
+
+  def test_other_processes_are_silent(self):
+    stream = io.StringIO()
+    shown = progress.Progress(100, 0, 10, 8, enabled=False, stream=stream)
+    shown.advance(1)
+    shown.report(1, 0.5)
+    shown.log('saved')
+    shown.close()
+    assert stream.getvalue() == ''
+
+  def test_bar_on_a_terminal(self, monkeypatch):
+    monkeypatch.setenv('TERM', 'xterm')
+    main, terminal = os.openpty()
+    size = struct.pack('HHHH', 24, 100, 0, 0)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+    with os.fdopen(terminal, 'w') as stream:
+      shown = progress.Progress(100, 40, 10, 8, stream=stream)
+      shown.advance(41)
+      shown.advance(50)
+      shown.report(50, 0.5)
+      shown.log('saved')
+      shown.close()
+      text = os.read(main, 100_000).decode()
+    os.close(main)
+    assert '40%|' in text
+    assert '50%|' in text
+    assert 'step 50/100  epoch 5.0  loss 0.5000' in text
+    assert 'saved\r\n' in text  # on a line of its own
+
+  def test_terminal_without_a_size_gets_plain_lines(self):
+    main, terminal = os.openpty()
+    with os.fdopen(terminal, 'w') as stream:
+      shown = progress.Progress(100, 40, 10, 8, stream=stream)
+      shown.report(50, 0.5)
+      text = os.read(main, 100_000).decode()
+    os.close(main)
+    assert text == 'step 50/100  epoch 5.0  loss 0.5000\r\n'
+
+  @pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [
+      (-3, '0 s'),
+      (59.4, '59 s'),
+      (60, '1 m 00 s'),
+      (3_599.6, '1 h 00 m'),
+      (7_500, '2 h 05 m'),
+      (277_200, '3 d 05 h'),
+    ],
+  )
+  def test_duration(self, seconds, text):
+    assert progress.duration(seconds) == text
+
+
+HEALTHY = {
+  'health/rankme': 12.0,
+  'health/feature_std': 0.5,
+  'health/image_cosine': 0.6,
+  'health/target_variance': 0.5,
+  'health/prediction_variance': 0.4,
+  'health/prediction_target_cosine': 0.8,
+}
+
+
+class TestHealthWatch:
+  def watch(self):
+    """A watch that has seen a healthy run up to step 1,000."""
+    watch = health.HealthWatch(feature_width=96, warmup_steps=200)
+    for step in range(0, 1_001, 100):
+      assert watch.check(step, HEALTHY) == []
+    return watch
+
+  @pytest.mark.parametrize(
+    ('figure', 'value', 'says'),
+    [
+      ('rankme', 1.5, 'RankMe fell from 12.0 to 1.5 of 96'),
+      ('feature_std', 0.01, 'fell from 0.5 to 0.01'),
+      ('image_cosine', 0.995, 'mean cosine of 0.995'),
+      ('target_variance', 0.01, 'same target'),
+      ('prediction_variance', 0.001, 'says the same everywhere'),
+      ('prediction_target_cosine', 0.02, 'nothing is being learnt'),
+    ],
+  )
+  def test_each_cause(self, figure, value, says):
+    warnings = self.watch().check(1_100, HEALTHY | {f'health/{figure}': value})
+    assert len(warnings) == 1
+    assert says in warnings[0]
+    assert 'optim.lr' in warnings[0]  # what to try
+    assert '\n' not in warnings[0]
+
+  def test_rising_loss_is_normal(self):
+    watch = self.watch()
+    for step in range(1_100, 3_000, 100):
+      assert watch.check(step, HEALTHY | {'train/loss': step / 1_000}) == []
+
+  def test_start_of_a_healthy_run_is_quiet(self):
+    """Figures measured on vit_micro, scenes, warm-up of 100 steps."""
+    watch = health.HealthWatch(feature_width=96, warmup_steps=100)
+    names = list(HEALTHY)
+    for step, *values in (
+      (0, 3.76, 0.222, 0.922, math.nan, math.nan, math.nan),
+      (60, 3.26, 0.189, 0.951, 0.163, 0.002, 0.908),
+      (120, 6.58, 0.664, 0.371, 0.622, 0.281, 0.850),
+      (240, 5.69, 0.652, 0.460, 0.593, 0.457, 0.941),
+      (480, 5.43, 0.613, 0.525, 0.532, 0.437, 0.948),
+    ):
+      assert watch.check(step, dict(zip(names, values, strict=True))) == []
+
+  def test_untrained_deep_encoder_is_quiet(self):
+    watch = health.HealthWatch(feature_width=1280, warmup_steps=25_000)
+    untrained = {'health/image_cosine': 0.997, 'health/rankme': 6.0}
+    assert watch.check(0, untrained) == []
+    assert watch.check(5_000, untrained) == []
+    assert len(watch.check(30_000, untrained)) == 1
+
+  def test_a_low_rank_that_is_high_for_the_width_is_quiet(self):
+    watch = health.HealthWatch(feature_width=96, warmup_steps=0)
+    assert watch.check(1_000, {'health/rankme': 60.0}) == []
+    assert watch.check(2_000, {'health/rankme': 20.0}) == []
+
+  def test_once_per_onset(self):
+    watch = self.watch()
+    bad = HEALTHY | {'health/target_variance': 0.001}
+    assert len(watch.check(1_100, bad)) == 1
+    assert watch.check(1_200, bad) == []
+    watch.check(1_300, HEALTHY)  # trembles
+    assert watch.check(1_400, bad) == []
+    for step in range(1_500, 2_000, 100):
+      watch.check(step, HEALTHY)
+    assert len(watch.check(2_000, bad)) == 1
+
+  def test_replayed_rows_are_remembered(self):
+    watch = self.watch()
+    watch.check(1_100, HEALTHY | {'health/feature_std': 0.001})
+    resumed = self.watch()
+    resumed.check(1_100, HEALTHY | {'health/feature_std': 0.001})
+    assert resumed.check(1_200, {'health/feature_std': 0.001}) == []
+
+  def test_missing_and_nan_are_not_judged(self):
+    watch = self.watch()
+    assert watch.check(1_100, {}) == []
+    assert watch.check(1_200, dict.fromkeys(HEALTHY, math.nan)) == []
+    assert watch.check(1_300, HEALTHY) == []
+
+
+class TestFinalTable:
+  def table(self, **changes):
+    labels = ('count', 'shape')
+
+    def results(accuracy, rankme):
+      probed = {
+        f'probe/{label}/{probe}': accuracy
+        for label in labels
+        for probe in ('knn', 'linear')
+      }
+      return probed | {'health/rankme': rankme}
+
+    options = {
+      'steps': 1_200,
+      'loss': 0.14321,
+      'images_per_second': 812.4,
+      'chance': {'count': 0.334, 'shape': 0.17},
+      'pixels': results(0.25, 0),
+      'init': results(0.3, 3.8),
+      'trained': results(0.61, 18.3),
+      'checkpoint': 'runs/quickstart/checkpoints/1200',
+      'commands': [('look at the curves', 'tensorboard --logdir runs')],
+    }
+    return summary.final_table(**options | changes)
+
+  def test_shows_everything(self):
+    text = self.table()
+    for part in (
+      '1,200 steps',
+      '812 images/s',
+      '0.1432',
+      '3.8 before training, 18.3 now',
+      'runs/quickstart/checkpoints/1200',
+      '# look at the curves',
+      'tensorboard --logdir runs',
+    ):
+      assert part in text
+    row = next(line for line in text.splitlines() if 'shape' in line)
+    assert row.split() == ['shape', '17.0'] + 2 * ['25.0', '30.0', '61.0']
+
+  def test_columns_align_within_80(self):
+    lines = self.table().splitlines()
+    header = next(line for line in lines if line.startswith('label'))
+    rows = [line for line in lines if line.startswith(('count', 'shape'))]
+    assert {len(line) for line in rows} == {len(header)}
+    assert max(len(line) for line in lines) <= 80
+
+  def test_without_evaluation(self):
+    text = self.table(chance={}, pixels={}, init={}, trained={})
+    assert 'RankMe' not in text
+    assert 'k-NN' not in text
+    assert 'Loss 0.1432' in text
