@@ -18,6 +18,7 @@ def get_config(variant: str = '') -> ConfigDict:
   config.model.variant = 'vit_tiny'
   config.model.patch_size = 4
   config.model.image_size = 32
+  config.model.unroll = True
   config.predictor.width = 192
   config.predictor.depth = 6
   # On 8x8 patches the smallest target has 9. The mean context has 22; the

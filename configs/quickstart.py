@@ -17,6 +17,7 @@ def get_config(variant: str = '') -> ConfigDict:
   config.model.variant = 'vit_micro'
   config.model.patch_size = 4
   config.model.image_size = 32
+  config.model.unroll = True
   config.predictor.width = 96
   config.predictor.depth = 2
   # On 8x8 patches the smallest target has 9. The mean context has 22; the

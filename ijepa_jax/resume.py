@@ -23,6 +23,29 @@ def make_meta(
   }
 
 
+def init_state(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> train_step.TrainState:
+  """The state of a new run, made where it lives."""
+  shardings = jax.tree.map(
+    lambda x: x.sharding, _abstract_state(config, mesh)
+  )
+  init = functools.partial(train_step.init_state, config)
+  return jax.jit(init, out_shardings=shardings)()
+
+
+def _abstract_state(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> train_step.TrainState:
+  """Shapes, types and shardings of a state."""
+  shapes = jax.eval_shape(lambda: train_step.init_state(config))
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    sharding.state_shardings(mesh, shapes),
+  )
+
+
 def restore_or_init(
   config: ml_collections.ConfigDict,
   checkpoints: checkpoint.Checkpoints,
@@ -41,14 +64,7 @@ def restore_or_init(
     UserError: the newest checkpoint cannot be read, or was made with another
       config or other data.
   """
-  init = functools.partial(train_step.init_state, config)
-  shapes = jax.eval_shape(init)
-  shardings = sharding.state_shardings(mesh, shapes)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    shardings,
-  )
+  abstract = _abstract_state(config, mesh)
   step = checkpoints.latest_step()
   if step is not None:
     meta = checkpoints.meta(step)
@@ -63,7 +79,7 @@ def restore_or_init(
       _say(f'{name} is {new}, was {old}: results may differ in the last digits')
     return checkpoints.restore(step, abstract)
 
-  state = jax.jit(init, out_shardings=shardings)()
+  state = init_state(config, mesh)
   if config.init_from is not None:
     params, target = checkpoint.load_weights(config.init_from, abstract)
     state.params, state.target = params, target

@@ -39,6 +39,7 @@ class IJepa(nnx.Module):
       'dtype': compute_dtype(config.model.dtype),
       'attention': config.model.attention,
       'remat': config.model.remat,
+      'unroll': config.model.unroll,
     }
     self.encoder = vit.Encoder(
       size,
@@ -268,7 +269,7 @@ class Learner:
     target = optax.incremental_update(
       params['encoder'], state.target, schedule['one_minus_momentum']
     )
-    metrics['grad_norm'] = optax.global_norm(gradients)
+    metrics['grad_norm'] = optax.tree.norm(gradients)
     return TrainState(state.step + 1, params, target, opt_state), metrics
 
 
@@ -276,6 +277,6 @@ def state_metrics(state: TrainState) -> dict[str, jax.Array]:
   """Figures that need all parameters; run when logging, not every step."""
   distance = jax.tree.map(jnp.subtract, state.params['encoder'], state.target)
   return {
-    'param_norm': optax.global_norm(state.params),
-    'target_distance': optax.global_norm(distance),
+    'param_norm': optax.tree.norm(state.params),
+    'target_distance': optax.tree.norm(distance),
   }

@@ -3,15 +3,16 @@
 import functools
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 import reference_weights
+from flax import nnx
+
 from ijepa_jax import train_step
 from ijepa_jax.config import fields
 from ijepa_jax.data import masks
@@ -54,19 +55,34 @@ def config(changes: dict[str, Any] | None = None) -> ml_collections.ConfigDict:
   return made
 
 
-def state(
-  config: ml_collections.ConfigDict, seed: int = 7
-) -> train_step.TrainState:
-  """A fresh state in which no parameter has a special value."""
-  made = jit(lambda: train_step.init_state(config))()
+def weights(shapes: Any, seed: int = 0) -> Any:
+  """Random numbers for a tree of shapes: no tensor is special."""
   rng = np.random.default_rng(seed)
 
-  def perturb(x: jax.Array) -> jax.Array:
-    return x + jnp.float32(0.05) * rng.normal(size=x.shape).astype(np.float32)
+  def draw(path: jax.tree_util.KeyPath, x: jax.ShapeDtypeStruct) -> np.ndarray:
+    mean = 'scale' in jax.tree_util.keystr(path)
+    return (mean + 0.05 * rng.normal(size=x.shape)).astype(x.dtype)
 
-  made.params = jax.tree.map(perturb, made.params)
-  made.target = jax.tree.map(perturb, made.target)
-  return made
+  return jax.tree.map_with_path(draw, shapes)
+
+
+def model(make: Callable[[], nnx.Module]) -> nnx.Module:
+  """What `make` makes, with `weights`; compiles no initialisation."""
+  graph, shapes = nnx.split(nnx.eval_shape(make))
+  return nnx.merge(graph, weights(shapes))
+
+
+def state(config: ml_collections.ConfigDict) -> train_step.TrainState:
+  """The state of a run, with `weights` of its own in the target encoder."""
+  shapes = jax.eval_shape(lambda: train_step.init_state(config))
+  return train_step.TrainState(
+    step=np.int32(0),
+    params=weights(shapes.params, seed=0),
+    target=weights(shapes.target, seed=1),
+    opt_state=jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), shapes.opt_state
+    ),
+  )
 
 
 def batch(

@@ -6,6 +6,7 @@ make test` runs on a GPU.
 """
 
 import os
+import tempfile
 
 _DEVICES = '--xla_force_host_platform_device_count'
 
@@ -18,3 +19,9 @@ if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # Pictures are drawn into files, also where there is a display.
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# Many tests compile the same programs, here and in processes of their own.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  os.path.join(tempfile.gettempdir(), f'ijepa_jax_test_cache_{os.getuid()}'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')

@@ -93,9 +93,7 @@ def _tree(
   for theirs, (ours, convert) in table.items():
     _assign(tree, ours, convert(left.pop(theirs)))
   for theirs, (ours, convert) in _BLOCK.items():
-    layers = [
-      convert(left.pop(f'{blocks}.{i}.{theirs}')) for i in range(depth)
-    ]
+    layers = [convert(left.pop(f'{blocks}.{i}.{theirs}')) for i in range(depth)]
     _assign(tree, f'trunk.blocks.{ours}', np.stack(layers))
   if left:
     raise KeyError(f'not in the table: {sorted(left)}')

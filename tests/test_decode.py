@@ -230,8 +230,7 @@ def test_damaged_files_raise_nothing_else():
       data[rng.integers(min(len(data), 300))] = rng.integers(256)
     try:
       assert decode.decode(bytes(data), 'fast', (5, 5)).mode == 'RGB'
-    except decode.BadImage as error:
-      assert len(str(error).splitlines()) == 1
+    except decode.BadImage:
       bad += 1
   assert 0 < bad < 600
 

@@ -284,6 +284,7 @@ class TestProgress:
   def test_bar_on_a_terminal(self, monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
     main, terminal = os.openpty()
+    os.set_blocking(main, False)
     size = struct.pack('HHHH', 24, 100, 0, 0)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
     with os.fdopen(terminal, 'w') as stream:
@@ -302,6 +303,7 @@ class TestProgress:
 
   def test_terminal_without_a_size_gets_plain_lines(self):
     main, terminal = os.openpty()
+    os.set_blocking(main, False)
     with os.fdopen(terminal, 'w') as stream:
       shown = progress.Progress(100, 40, 10, 8, stream=stream)
       shown.report(50, 0.5)
@@ -365,18 +367,44 @@ class TestHealthWatch:
     for step in range(1_100, 3_000, 100):
       assert watch.check(step, HEALTHY | {'train/loss': step / 1_000}) == []
 
-  def test_start_of_a_healthy_run_is_quiet(self):
-    """Figures measured on vit_micro, scenes, warm-up of 100 steps."""
+  @pytest.mark.parametrize(
+    'rows',
+    [
+      (  # scenes
+        (0, 3.76, 0.222, 0.922, math.nan, math.nan, math.nan),
+        (60, 3.26, 0.189, 0.951, 0.163, 0.002, 0.908),
+        (120, 6.58, 0.664, 0.371, 0.622, 0.281, 0.850),
+        (240, 5.69, 0.652, 0.460, 0.593, 0.457, 0.941),
+        (480, 5.43, 0.613, 0.525, 0.532, 0.437, 0.948),
+      ),
+      (  # CIFAR-10
+        (0, 3.01, 0.140, 0.966, math.nan, math.nan, math.nan),
+        (60, 2.38, 0.101, 0.985, 0.135, 0.002, 0.922),
+        (120, 3.19, 0.271, 0.873, 0.205, 0.068, 0.922),
+        (240, 4.78, 0.401, 0.662, 0.648, 0.235, 0.726),
+        (420, 4.63, 0.358, 0.733, 0.608, 0.380, 0.826),
+      ),
+    ],
+  )
+  def test_healthy_runs_are_quiet(self, rows):
+    """Figures measured on vit_micro; their warm-up took 100 steps."""
     watch = health.HealthWatch(feature_width=96, warmup_steps=100)
-    names = list(HEALTHY)
-    for step, *values in (
-      (0, 3.76, 0.222, 0.922, math.nan, math.nan, math.nan),
-      (60, 3.26, 0.189, 0.951, 0.163, 0.002, 0.908),
-      (120, 6.58, 0.664, 0.371, 0.622, 0.281, 0.850),
-      (240, 5.69, 0.652, 0.460, 0.593, 0.457, 0.941),
-      (480, 5.43, 0.613, 0.525, 0.532, 0.437, 0.948),
-    ):
-      assert watch.check(step, dict(zip(names, values, strict=True))) == []
+    for step, *values in rows:
+      row = dict(zip(HEALTHY, values, strict=True))
+      assert watch.check(step, row) == []
+      # The same figures later in a run are no worse.
+      if step > 100:
+        assert watch.check(step + 1_000, row) == []
+
+  def test_collapsed_run_is_noticed_at_once(self):
+    """Figures measured with a momentum of 0 and a learning rate of 5e-3."""
+    watch = health.HealthWatch(feature_width=96, warmup_steps=100)
+    start = dict(zip(HEALTHY, (3.01, 0.1397, 0.966), strict=False))
+    assert watch.check(0, start) == []
+    collapsed = (1.295, 0.0261, 0.9991, 0.0028, 0.0001, 0.988)
+    row = dict(zip(HEALTHY, collapsed, strict=True))
+    assert len(watch.check(60, row)) == 2
+    assert len(watch.check(600, row)) == 2  # two more figures are judged now
 
   def test_untrained_deep_encoder_is_quiet(self):
     watch = health.HealthWatch(feature_width=1280, warmup_steps=25_000)

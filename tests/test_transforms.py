@@ -181,11 +181,11 @@ class _Source:
   """Ten grey images; the broken ones raise or hold nonsense."""
 
   name = 'ten'
-  labels = {'label': 10}
   epoch_length = 10
   fingerprint = ''
 
   def __init__(self, broken=(), unreadable=()):
+    self.labels = {'label': 10}
     self._broken, self._unreadable = broken, unreadable
 
   def __len__(self):

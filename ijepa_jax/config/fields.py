@@ -52,6 +52,9 @@ _TABLE = (
   Field('model.remat', 'none', ('none', 'dots', 'full'),
         'What to recompute in the backward pass, saving memory: nothing, all '
         'but weight products, all.', resume=True),
+  Field('model.unroll', False, None,
+        'Unroll the loop over blocks: twice as fast on CPUs, slow to compile.',
+        resume=True),
   Field('model.drop_path', 0.0, '[0, 1)',
         'Share of images that skip the last block, rising from 0 at the '
         'first.'),

@@ -74,7 +74,8 @@ def is_image_name(name: bytes) -> bool:
   """
   if name.startswith(b'.'):
     return False
-  return name.rpartition(b'.')[2].lower() in _SUFFIXES
+  _, dot, suffix = name.rpartition(b'.')
+  return bool(dot) and suffix.lower() in _SUFFIXES
 
 
 def index_folder(root: str) -> FolderIndex:

@@ -7,7 +7,10 @@ workers and, as a set, for any number of hosts; resuming is slicing.
 
 import contextlib
 import dataclasses
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import grain
@@ -144,7 +147,7 @@ def batches(
       grain.MultiprocessingOptions(
         num_workers=workers, per_worker_buffer_size=_READ_AHEAD
       ),
-      worker_init_fn=_ignore_signals,
+      worker_init_fn=_init_worker,
     )
   iterator = iter(data)
   try:
@@ -154,8 +157,20 @@ def batches(
     iterator.close()
 
 
-def _ignore_signals(worker: int, workers: int) -> None:
-  """Workers outlive Ctrl-C and SIGTERM: the main process ends them."""
+def _init_worker(worker: int, workers: int) -> None:
+  """Workers live exactly as long as the main process.
+
+  They outlive Ctrl-C and SIGTERM, which the main process answers by saving;
+  and they end when it is killed, which Grain leaves to the parent.
+  """
   del worker, workers
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)

@@ -72,12 +72,14 @@ def render(
   # Channels first: numpy is slow where the last axis is short.
   colors = np.array(background.colors, np.float32)
   low, high = colors[..., None, None]  # (3, 1, 1) each
-  canvas = low + _texture(background, axis) * (high - low)  # (3, S, S)
+  canvas = _texture(background, axis) * (high - low)  # (3, S, S)
+  canvas += low
   for item in objects:
     _paint(canvas, item, axis)
   x, y = background.light
-  canvas *= (1 - 0.5 * (x + y)) + x * axis + y * axis[:, None]
-  pixels = (255 * _unit(canvas) + 0.5).astype(np.uint8)
+  canvas *= 255 * ((1 - 0.5 * (x + y)) + x * axis + y * axis[:, None])
+  canvas += 0.5  # rounds to the nearest when truncated
+  pixels = _clip(canvas, 255).astype(np.uint8)
   return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
@@ -97,14 +99,14 @@ def _paint(canvas: np.ndarray, item: SceneObject, axis: np.ndarray) -> None:
   rows = slice(max(0, int(y * size - reach)), int(y * size + reach) + 1)
   u, v = _local(item, axis[columns], axis[rows])
   # Coverage by the distance to the edge in pixels: an edge one pixel wide.
-  alpha = _unit(0.5 - _outside(item, u, v) * size)
+  alpha = _clip(0.5 - _outside(item, u, v) * size)
   tone = 1 + (item.light[0] / radius) * u + (item.light[1] / radius) * v
   if item.texture != 'plain':
     turn = 2 * math.pi * item.frequency / item.size
     pattern = np.sin(turn * u)
     if item.texture == 'spots':
       pattern *= np.sin(turn * v)
-    tone += 0.3 * (_unit(0.5 + 1.5 * pattern) - 0.5)
+    tone += 0.3 * (_clip(0.5 + 1.5 * pattern) - 0.5)
   window = canvas[:, rows, columns]
   rgb = np.array(item.rgb, np.float32)[:, None, None]
   window += alpha * (rgb * tone - window)
@@ -115,17 +117,17 @@ def _texture(background: Background, axis: np.ndarray) -> np.ndarray:
   if background.texture == 'blobs':
     spline = _spline(axis.size, len(background.knots))
     values = spline @ np.array(background.knots, np.float32) @ spline.T
-    return _unit(0.5 + 3 * (values - 0.5))
+    return _clip(0.5 + 3 * (values - 0.5))
   x, y = background.wave
   if background.texture == 'gradient':
     ramp = (x * (axis - 0.5) + y * (axis[:, None] - 0.5)) / math.hypot(x, y)
-    return _unit(0.5 + ramp)
+    return _clip(0.5 + ramp)
   across, along = background.phase
   turn = 2 * math.pi
   pattern = np.sin((turn * x * axis + across) + turn * y * axis[:, None])
   if background.texture == 'checks':
     pattern *= np.sin((turn * y * axis + along) - turn * x * axis[:, None])
-  return _unit(0.5 + 1.5 * pattern)
+  return _clip(0.5 + 1.5 * pattern)
 
 
 def _local(
@@ -155,9 +157,9 @@ def _outside(item: SceneObject, u: np.ndarray, v: np.ndarray) -> np.ndarray:
   return np.maximum(np.maximum(u, v) - arm, np.minimum(u, v) - _CROSS_ARM * arm)
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-  # np.clip costs twice as much on arrays this small.
-  return np.minimum(np.maximum(values, 0), 1)
+def _clip(values: np.ndarray, high: float = 1.0) -> np.ndarray:
+  """Clips to [0, high], in place; np.clip takes 1.5 times as long."""
+  return np.minimum(np.maximum(values, 0, out=values), high, out=values)
 
 
 @functools.lru_cache

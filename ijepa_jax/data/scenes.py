@@ -155,7 +155,7 @@ class ScenesSource:
       raise IndexError(f'scenes: index {index} is not in [0, {_LENGTH})')
     # A Philox key names a stream: no two (seed, split, index) share one.
     stream = _SPLITS.index(self.split) << 32 | int(index)
-    key = np.array([self.seed & _MASK64, stream], np.uint64)
+    key = stream << 64 | self.seed & _MASK64
     rng = np.random.Generator(np.random.Philox(key=key))
     draw = _uniforms(rng).__next__
     objects = _draw_objects(draw)
@@ -243,9 +243,7 @@ def _draw_places(
   return places
 
 
-def _between_borders(
-  draw: _Draw, cell: int, margin: float
-) -> float:
+def _between_borders(draw: _Draw, cell: int, margin: float) -> float:
   """Draws from a row or column of the grid, `margin` inside the image."""
   low = max(cell / _GRID, margin)
   return _between(draw, low, min((cell + 1) / _GRID, 1 - margin))

@@ -3,18 +3,31 @@
 A rising loss is no sign of trouble and never warned about: the targets of
 I-JEPA get richer, and so harder to predict, as the target encoder learns.
 
-What is healthy was measured on short runs of vit_micro on CIFAR-10 and scenes;
-thresholds keep a wide distance from it, for larger models and other data:
+Thresholds lie between what was measured on vit_micro at 32 pixels, 480 steps of
+24 images of CIFAR-10 and scenes (healthy: optim.ema 0.98, optim.lr 1e-3), and
+240 steps of a run made to fail (momentum 0, optim.lr 5e-3):
 
-| figure                    | healthy          | collapsed | warned about      |
-|---------------------------|------------------|-----------|-------------------|
+| figure                        | healthy      | failing  | warned about     |
+|-------------------------------|--------------|----------|------------------|
+| RankMe / best so far          | above 0.79   | 0.43     | below 0.5        |
+| feature deviation / best      | above 0.72   | 0.19     | below 0.25       |
+| image cosine                  | below 0.986  | 0.999    | above 0.99       |
+| target variance               | above 0.13   | 0.003    | below 0.02       |
+| prediction / target variance  | above 0.3    | 0.003    | below 0.02       |
+| prediction-target cosine      | above 0.7    | 0.03     | below 0.1        |
+
+The last two are of the time after the warm-up: until then a healthy predictor,
+too, says the same of every patch (0.013 at step 60). All runs are short:
+"healthy" means that features spread, not that probes had improved yet. Larger
+models and longer runs have not been measured.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-# Before this many steps even a healthy predictor says the same of every patch.
+# Even with a short warm-up, a fast target encoder comes near collapse in its
+# first 200 steps and recovers (target variance 0.029 with optim.ema 0.9).
 _GRACE_STEPS = 500
 # A warning is repeated once its cause was absent for this many readings: a
 # figure that trembles around its threshold warns once.
@@ -46,12 +59,13 @@ class _Reading(NamedTuple):
 # was not measured is never wrong.
 _CAUSES: dict[str, tuple[Callable[[_Reading], bool], str]] = {
   'rankme': (
-    lambda r: r.rankme < min(0.4 * r.best_rankme, 0.05 * r.width),
+    # A share of D as well: training may move 300 directions to 150, not to 50.
+    lambda r: r.rankme < min(0.5 * r.best_rankme, 0.05 * r.width),
     'RankMe fell from {best_rankme:.1f} to {rankme:.1f} of {width}: features '
     'use few directions, so they say little about an image (partial collapse)',
   ),
   'feature_std': (
-    lambda r: r.feature_std < 0.1 * r.best_std,
+    lambda r: r.feature_std < 0.25 * r.best_std,
     'the deviation of features over images fell from {best_std:.2g} to '
     '{feature_std:.2g}: all images look alike to the encoder (collapse)',
   ),

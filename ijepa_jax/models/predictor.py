@@ -1,5 +1,7 @@
 """The predictor: a narrow transformer from context to targets (section 3)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,7 @@ class Predictor(nnx.Module):
     dtype: jnp.dtype = jnp.float32,
     attention: str = 'xla',
     remat: str = 'none',
+    unroll: bool = False,
     rngs: nnx.Rngs,
   ):
     """Makes a predictor.
@@ -30,21 +33,25 @@ class Predictor(nnx.Module):
       dtype: type of the matrix products.
       attention: `'xla'` or `'cudnn'`.
       remat: `'none'`, `'dots'` or `'full'`.
+      unroll: unroll the loop over blocks.
       rngs: randomness of the initialisation.
     """
-    init = layers.kernel_init
-    self.embed = nnx.Linear(
-      encoder_width, size.width, kernel_init=init, dtype=dtype, rngs=rngs
+    linear = functools.partial(layers.Linear, dtype=dtype, rngs=rngs)
+    self.embed = linear(encoder_width, size.width)
+    self.mask_token = nnx.Param(
+      layers.kernel_init(rngs.params(), (size.width,))
     )
-    self.mask_token = nnx.Param(init(rngs.params(), (size.width,)))
     table = layers.sincos_positions(size.width, grid)
     self.pos_embed = layers.Position(jnp.asarray(table))
     self.trunk = layers.Trunk(
-      size, dtype=dtype, attention=attention, remat=remat, rngs=rngs
+      size,
+      dtype=dtype,
+      attention=attention,
+      remat=remat,
+      unroll=unroll,
+      rngs=rngs,
     )
-    self.proj = nnx.Linear(
-      size.width, encoder_width, kernel_init=init, dtype=dtype, rngs=rngs
-    )
+    self.proj = linear(size.width, encoder_width)
 
   def __call__(
     self,

@@ -19,6 +19,7 @@ class Encoder(nnx.Module):
     dtype: jnp.dtype = jnp.float32,
     attention: str = 'xla',
     remat: str = 'none',
+    unroll: bool = False,
     drop_path: float = 0.0,
     rngs: nnx.Rngs,
   ):
@@ -31,16 +32,13 @@ class Encoder(nnx.Module):
       dtype: type of the matrix products.
       attention: `'xla'` or `'cudnn'`.
       remat: `'none'`, `'dots'` or `'full'`.
+      unroll: unroll the loop over blocks.
       drop_path: rate at the last block, rising linearly from 0 at the first.
       rngs: randomness of the initialisation.
     """
     self.patch_size = patch_size
-    self.patch_embed = nnx.Linear(
-      3 * patch_size**2,
-      size.width,
-      kernel_init=layers.kernel_init,
-      dtype=dtype,
-      rngs=rngs,
+    self.patch_embed = layers.Linear(
+      3 * patch_size**2, size.width, dtype=dtype, rngs=rngs
     )
     grid = image_size // patch_size
     table = layers.sincos_positions(size.width, grid)
@@ -50,6 +48,7 @@ class Encoder(nnx.Module):
       dtype=dtype,
       attention=attention,
       remat=remat,
+      unroll=unroll,
       drop_path=drop_path,
       rngs=rngs,
     )

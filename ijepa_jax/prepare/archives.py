@@ -242,6 +242,10 @@ def _tar_offsets(file: BinaryIO, folder: str) -> Iterator[tuple[str, int, int]]:
       elif member.isreg() and _is_image(member.name):
         # Offsets are those in the file, also for a tar within it.
         yield path, member.offset_data, member.size
+    # tarfile takes a file cut between two members for a complete one.
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+      raise tarfile.ReadError('it has no end mark, is it truncated?')
   for path, offset in inner:
     file.seek(offset)
     yield from _tar_offsets(file, path)

@@ -147,7 +147,9 @@ def _run(
   split: Split, tasks: list[shards.Task], directory: str, workers: int
 ) -> list[shards.Result]:
   """Has all shards written, in any order; returns them in theirs."""
-  context = multiprocessing.get_context('spawn')
+  # Workers fork from a clean process that has imported everything once.
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload([shards.__name__])
   images_done = context.Value('q', 0)
   pool = concurrent.futures.ProcessPoolExecutor(
     min(workers, len(tasks)),

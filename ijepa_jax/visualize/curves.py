@@ -186,8 +186,9 @@ def _draw_probes(
       steps, values, color=color, linewidth=1.6, marker=marker, markersize=3,
       label=title,
     )  # fmt: skip
-    before = values[:1] if steps[:1] == 0 else []
-    baselines = [(value, ':', 'before training') for value in before]
+    baselines = []
+    if len(values) and steps[0] == 0:
+      baselines.append((values[0], ':', 'before training'))
     if key in pixels:
       baselines.append((pixels[key], '--', 'of pixels'))
     for value, style, what in baselines:

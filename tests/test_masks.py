@@ -1,0 +1,425 @@
+"""Masks: what holds for every draw, and the reference's statistics."""
+
+import dataclasses
+import functools
+import zlib
+
+import cases
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from ijepa_jax import errors
+from ijepa_jax.data import masks
+
+RECIPE = {
+  'num_targets': 4,
+  'target_scale': (0.15, 0.2),
+  'target_aspect': (0.75, 1.5),
+  'context_scale': (0.85, 1.0),
+}
+
+# Name in the golden file, patches per side.
+GEOMETRIES = {'224_14': 16, '224_16': 14, '448_16': 28, '96_8': 12}
+
+
+def make_spec(grid, *, context_tokens=None, min_keep=10, **changes):
+  """The published masks on a grid, uncut unless told otherwise."""
+  fields = RECIPE | changes
+  longest = masks.default_target_tokens(
+    grid,
+    fields['target_scale'],
+    fields['target_aspect'],
+    fields.get('bounds', 'reference'),
+  )
+  return masks.MaskSpec(
+    grid=grid,
+    min_keep=min_keep,
+    context_tokens=context_tokens or grid**2,
+    target_tokens=longest,
+    **fields,
+  )
+
+
+def dense(indices, lengths, patches):
+  """Padded indices `(..., L)` as bool `(..., N)`; refuses repetitions."""
+  valid = np.arange(indices.shape[-1]) < np.asarray(lengths)[..., None]
+  counts = np.zeros((*indices.shape[:-1], patches), int)
+  where = np.nonzero(np.broadcast_to(valid, indices.shape))
+  np.add.at(counts, (*where[:-1], indices[where]), 1)
+  assert counts.max() <= 1
+  return counts.astype(bool)
+
+
+def dense_context(drawn, spec):
+  return dense(drawn.context, drawn.context_length, spec.grid**2)
+
+
+def dense_target(drawn, spec):
+  lengths = drawn.target_length[:, None]
+  return dense(drawn.target, lengths, spec.grid**2)
+
+
+# --- Every draw ------------------------------------------------------------
+
+
+@st.composite
+def specs(draw):
+  grid = draw(st.integers(6, 18))
+  smallest = draw(st.floats(0.1, 0.25))
+  aspect = draw(st.floats(0.5, 1.5))
+  context = draw(st.floats(0.5, 1.0))
+  return make_spec(
+    grid,
+    context_tokens=draw(st.integers(1, grid**2)),
+    min_keep=draw(st.integers(0, 12)),
+    num_targets=draw(st.integers(1, 5)),
+    target_scale=(smallest, draw(st.floats(smallest, 0.3))),
+    target_aspect=(aspect, draw(st.floats(aspect, 2.0))),
+    context_scale=(context, draw(st.floats(context, 1.0))),
+    keep=draw(st.sampled_from(['first', 'random'])),
+    bounds=draw(st.sampled_from(['reference', 'full'])),
+  )
+
+
+@st.composite
+def draws(draw):
+  """A spec and masks of it; what cannot be satisfied is left out."""
+  spec = draw(specs())
+  seed, step = draw(st.integers(0, 2**40)), draw(st.integers(0, 2**31))
+  try:
+    drawn = masks.sample_masks(spec, seed, step, draw(st.integers(1, 9)))
+  except errors.UserError:
+    hypothesis.reject()
+  return spec, drawn
+
+
+def every_draw(test):
+  limits = hypothesis.settings(
+    max_examples=60, deadline=None, derandomize=True, database=None
+  )
+  return limits(hypothesis.given(draws())(test))
+
+
+@every_draw
+def test_shapes_and_types(drawn):
+  spec, drawn = drawn
+  size = len(drawn.context)
+  assert drawn.context.shape == (size, spec.context_tokens)
+  assert drawn.target.shape == (size, spec.num_targets, spec.target_tokens)
+  arrays = dataclasses.asdict(drawn)
+  assert arrays.pop('overlaps').dtype == bool
+  assert {x.dtype for x in arrays.values()} == {np.dtype('int32')}
+
+
+@every_draw
+def test_targets_are_blocks_of_one_possible_size_within_the_bounds(drawn):
+  spec, drawn = drawn
+  sizes = masks.block_sizes(
+    spec.grid, spec.target_scale, spec.target_aspect, spec.bounds
+  )
+  limit = spec.grid if spec.bounds == 'full' else spec.grid - 1
+  length = drawn.target_length[0]
+  assert (drawn.target_length == length).all()
+  rows, columns = np.divmod(drawn.target[..., :length], spec.grid)
+  height, width = np.ptp(rows, axis=-1) + 1, np.ptp(columns, axis=-1) + 1
+  seen = {(int(h), int(w)) for h, w in zip(height.flat, width.flat)}
+  assert len(seen) == 1
+  assert seen <= sizes
+  # As many patches as the bounding box, none twice: the whole block.
+  assert (height * width == length).all()
+  assert dense_target(drawn, spec).sum(-1).min() == length
+  assert rows.min() >= 0
+  assert max(rows.max(), columns.max()) < limit
+
+
+@every_draw
+def test_contexts_are_ascending_and_keep_enough(drawn):
+  spec, drawn = drawn
+  assert (drawn.uncut_length > spec.min_keep).all()
+  kept = np.minimum(drawn.uncut_length, spec.context_tokens)
+  np.testing.assert_array_equal(drawn.context_length, kept)
+  limit = spec.grid if spec.bounds == 'full' else spec.grid - 1
+  for row, length in zip(drawn.context, drawn.context_length):
+    assert (np.diff(row[:length]) > 0).all()
+    assert max(np.divmod(row[:length], spec.grid)[0]) < limit
+    assert max(np.divmod(row[:length], spec.grid)[1]) < limit
+
+
+@every_draw
+def test_padding_is_zero(drawn):
+  _, drawn = drawn
+  for indices, lengths in (
+    (drawn.context, drawn.context_length[:, None]),
+    (drawn.target, drawn.target_length[:, None, None]),
+  ):
+    padding = np.arange(indices.shape[-1]) >= lengths
+    assert not indices[np.broadcast_to(padding, indices.shape)].any()
+
+
+@every_draw
+def test_context_and_targets_share_no_patch_unless_said(drawn):
+  spec, drawn = drawn
+  targets = dense_target(drawn, spec).any(1)
+  shared = (dense_context(drawn, spec) & targets).any(1)
+  assert not (shared & ~drawn.overlaps).any()
+  if spec.bounds == 'full':
+    assert not drawn.overlaps.any()
+
+
+# --- The random stream -----------------------------------------------------
+
+
+def same(a, b):
+  pairs = zip(
+    dataclasses.asdict(a).values(), dataclasses.asdict(b).values(), strict=True
+  )
+  return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_masks_are_a_function_of_seed_and_step():
+  draw = functools.partial(masks.sample_masks, make_spec(14))
+  assert same(draw(3, 5, 8), draw(3, 5, 8))
+  others = draw(4, 5, 8), draw(3, 6, 8), draw(5, 3, 8)
+  assert not any(same(draw(3, 5, 8), other) for other in others)
+
+
+@pytest.mark.parametrize(
+  ('keep', 'bounds', 'min_keep', 'crc32'),
+  [
+    ('first', 'reference', 10, 0),
+    ('random', 'reference', 10, 0),
+    ('random', 'full', 10, 0),
+    ('first', 'reference', 60, 0),
+  ],
+)
+def test_a_run_goes_on_with_the_same_masks_in_later_versions(
+  keep, bounds, min_keep, crc32
+):
+  spec = make_spec(
+    12, context_tokens=40, keep=keep, bounds=bounds, min_keep=min_keep
+  )
+  drawn = masks.sample_masks(spec, seed=1, step=2, batch_size=16)
+  checksum = 0
+  for array in dataclasses.asdict(drawn).values():
+    checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+  assert checksum == crc32
+
+
+# --- The reference's statistics --------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def golden():
+  return cases.golden('masks')
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+def test_block_sizes_of_the_reference_number_by_number(golden, geometry):
+  grid = GEOMETRIES[geometry]
+  u = golden[f'{geometry}/u'].astype(float)
+  ours = [
+    (
+      *masks.block_size(grid, (0.15, 0.2), (0.75, 1.5), target_u, 'reference'),
+      *masks.block_size(grid, (0.85, 1.0), (1.0, 1.0), context_u, 'reference'),
+    )
+    for target_u, context_u in u
+  ]
+  np.testing.assert_array_equal(ours, golden[f'{geometry}/height_width'])
+
+
+@pytest.fixture(scope='module', params=GEOMETRIES)
+def sample(request):
+  """Many small batches of a geometry: name, spec, and all masks."""
+  spec = make_spec(GEOMETRIES[request.param])
+  drawn = [masks.sample_masks(spec, 0, step, 4) for step in range(3000)]
+  return request.param, spec, drawn
+
+
+# Shares of (height, width), and mean and standard deviation of the context's
+# patches before the cut (golden README and statistics.json, 20,000 batches).
+STATISTICS = {
+  '224_14': (
+    {'5x7': 0.047, '6x6': 0.016, '6x7': 0.278, '7x6': 0.291}
+    | {'8x6': 0.295, '9x6': 0.073},
+    110.0,
+    18.2,
+  ),
+  '224_16': (
+    {'5x6': 0.265, '6x5': 0.126, '6x6': 0.219, '7x5': 0.363, '8x5': 0.027},
+    81.7,
+    13.7,
+  ),
+  '448_16': (
+    {'9x12': 0.019, '10x12': 0.171, '11x11': 0.047, '11x12': 0.112}
+    | {'12x11': 0.172, '13x11': 0.168, '14x10': 0.065, '14x11': 0.104}
+    | {'15x10': 0.142},
+    359.9,
+    58.8,
+  ),
+  '96_8': (
+    {'4x5': 0.200, '5x5': 0.412, '6x4': 0.259, '6x5': 0.130},
+    57.5,
+    10.3,
+  ),
+}
+
+
+def test_share_of_each_target_size(sample):
+  name, spec, drawn = sample
+  counts = {}
+  for masks_ in drawn:
+    block = masks_.target[0, 0, : masks_.target_length[0]]
+    rows, columns = np.divmod(block, spec.grid)
+    size = f'{np.ptp(rows) + 1}x{np.ptp(columns) + 1}'
+    counts[size] = counts.get(size, 0) + 1
+  shares = {size: count / len(drawn) for size, count in counts.items()}
+  # Four standard deviations of a share of one half.
+  assert shares == pytest.approx(STATISTICS[name][0], abs=0.036)
+
+
+def test_context_patches_before_the_cut(sample):
+  name, _, drawn = sample
+  _, mean, deviation = STATISTICS[name]
+  lengths = np.concatenate([masks_.uncut_length for masks_ in drawn])
+  assert lengths.mean() == pytest.approx(mean, rel=0.01)
+  assert lengths.std() == pytest.approx(deviation, rel=0.03)
+
+
+def test_how_often_each_patch_is_in_context_and_targets(sample, golden):
+  name, spec, drawn = sample
+  shape = (spec.grid, spec.grid)
+  context = np.mean([dense_context(x, spec).mean(0) for x in drawn], 0)
+  target = np.mean([dense_target(x, spec).mean((0, 1)) for x in drawn], 0)
+  for ours, theirs in (
+    (context, golden[f'{name}/freq_ctx_raw']),
+    (target, golden[f'{name}/freq_tgt_per_block']),
+  ):
+    assert np.abs(ours.reshape(shape) - theirs).max() < 0.025
+
+
+@pytest.fixture(scope='module')
+def cut():
+  """224/14, cut to the shortest of each batch of 128, as the reference does.
+
+  Returns:
+    Lengths after the cut, and how often each patch is left.
+  """
+  spec = make_spec(16)
+  lengths, kept = [], np.zeros(256)
+  for step in range(600):
+    drawn = masks.sample_masks(spec, 0, step, 128)
+    lengths.append(drawn.uncut_length.min())
+    kept += dense(drawn.context[:, : lengths[-1]], lengths[-1], 256).mean(0)
+  return np.array(lengths), kept.reshape(16, 16) / 600
+
+
+def test_length_after_the_cut_of_the_reference(cut):
+  assert cut[0].mean() == pytest.approx(68.6, abs=1.0)
+  assert cut[0].std() == pytest.approx(10.1, abs=1.0)
+
+
+def test_patches_after_the_cut_of_the_reference(cut, golden):
+  theirs = golden['224_14/freq_ctx_trunc']
+  assert np.abs(cut[1] - theirs).max() < 0.04
+
+
+def test_default_number_of_context_tokens_is_the_mean_cut(cut):
+  assert masks.default_context_tokens(make_spec(16)) == 70
+  # Does not depend on a number of tokens that was set.
+  assert masks.default_context_tokens(make_spec(16, context_tokens=9)) == 70
+
+
+@pytest.mark.parametrize(
+  ('geometry', 'tokens'),
+  [('224_14', 54), ('224_16', 40), ('448_16', 154), ('96_8', 30)],
+)
+def test_default_number_of_target_tokens(geometry, tokens):
+  assert make_spec(GEOMETRIES[geometry]).target_tokens == tokens
+
+
+# --- The two modes ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('keep', ['first', 'random'])
+def test_cut_keeps_a_part_of_the_whole_context(keep):
+  spec = make_spec(14, keep=keep)
+  whole = masks.sample_masks(spec, 0, 0, 64)
+  short = dataclasses.replace(spec, context_tokens=60)
+  drawn = masks.sample_masks(short, 0, 0, 64)
+  assert not (dense_context(drawn, short) & ~dense_context(whole, spec)).any()
+  assert (drawn.context_length < whole.context_length).any()
+  prefix = np.array_equal(drawn.context, whole.context[:, :60])
+  assert prefix == (keep == 'first')
+
+
+def test_random_keeps_every_part_of_the_context_alike():
+  spec = make_spec(14)
+  short = dataclasses.replace(spec, context_tokens=40, keep='random')
+  expected, kept = np.zeros(10), np.zeros(10)
+  for step in range(100):
+    whole = masks.sample_masks(spec, 0, step, 64)
+    drawn = masks.sample_masks(short, 0, step, 64)
+    left = dense_context(drawn, short)
+    for image, length in enumerate(whole.context_length):
+      tenth = np.arange(length) * 10 // length
+      patches = whole.context[image, :length]
+      share = drawn.context_length[image] / length
+      expected += share * np.bincount(tenth, minlength=10)
+      kept += np.bincount(tenth, left[image, patches], minlength=10)
+  # 25,600 tokens per tenth: 1 % is two standard deviations or more.
+  np.testing.assert_allclose(kept, expected, rtol=0.02)
+
+
+def test_full_bounds_reach_every_patch():
+  spec = make_spec(14, bounds='full')
+  context, target = np.zeros(196), np.zeros(196)
+  for step in range(300):
+    drawn = masks.sample_masks(spec, 0, step, 8)
+    context += dense_context(drawn, spec).sum(0)
+    target += dense_target(drawn, spec).sum((0, 1))
+  assert context.min() > 0
+  assert target.min() > 0
+  # The four corners alike.
+  corners = context.reshape(14, 14)[np.ix_([0, -1], [0, -1])]
+  assert np.ptp(corners) / corners.mean() < 0.2
+
+
+def test_reference_bounds_never_touch_the_last_row_and_column():
+  spec = make_spec(14)
+  everything = np.zeros(196)
+  for step in range(100):
+    drawn = masks.sample_masks(spec, 0, step, 8)
+    everything += dense_context(drawn, spec).sum(0)
+    everything += dense_target(drawn, spec).sum((0, 1))
+  everything = everything.reshape(14, 14)
+  assert not everything[-1].any()
+  assert not everything[:, -1].any()
+  assert everything[:-1, :-1].all()
+
+
+def test_context_that_finds_no_place_overlaps_the_last_target_first():
+  # So much must stay that most images find no context beside all targets.
+  spec = make_spec(12, min_keep=75)
+  drawn = masks.sample_masks(spec, 0, 0, 500)
+  assert drawn.overlaps.mean() > 0.5
+  context = dense_context(drawn, spec)[:, None]
+  overlapped = (context & dense_target(drawn, spec)).any(2).mean(0)
+  assert (np.diff(overlapped) > 0).all()
+
+
+def test_full_bounds_draw_targets_again_instead():
+  spec = make_spec(12, min_keep=75, bounds='full')
+  drawn = masks.sample_masks(spec, 0, 0, 50)
+  assert (drawn.uncut_length > 75).all()
+  targets = dense_target(drawn, spec).any(1)
+  assert not (dense_context(drawn, spec) & targets).any()
+
+
+@pytest.mark.parametrize('bounds', ['reference', 'full'])
+def test_context_that_cannot_be_large_enough_is_a_user_error(bounds):
+  spec = make_spec(8, min_keep=64, bounds=bounds)
+  with pytest.raises(errors.UserError, match='min_keep=64') as caught:
+    masks.sample_masks(spec, 0, 0, 2)
+  assert '\n' not in str(caught.value)
