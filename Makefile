@@ -12,7 +12,8 @@ ARGS ?=
 
 PY := $(VENV)/bin/python
 STAMPS := $(addprefix $(VENV)/.installed-,run test dev)
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --durations=10
+# worksteal keeps most of a file in one process, and goes on after a crash.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -30,7 +31,7 @@ test: $(VENV)/.installed-test ## run the tests, except those marked slow
 	$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests
-	$(PYTEST) -m '' $(ARGS)
+	$(PYTEST) -m '' -o faulthandler_timeout=1800 $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format, change nothing
 	$(PY) -m ruff check .

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """Bad input. The message is one line: what is wrong, and what was expected."""
+  """Bad input; the message is one line: what is wrong, what was expected."""
 
   exit_code = 2
 
@@ -45,8 +45,13 @@ def exit_cleanly() -> Iterator[None]:
   For the entry points of commands only. Any other exception is a bug of ours
   and keeps its traceback.
   """
+  code = 0
   try:
     yield
   except UserError as error:
     print(f'error: {error}', file=sys.stderr, flush=True)
-    sys.exit(error.exit_code)
+    code = error.exit_code
+  # Out of the `except`: there the error's traceback would keep alive all that
+  # the failed functions held, batches in shared memory among it.
+  if code:
+    sys.exit(code)

@@ -1,6 +1,7 @@
 """All that a user sees of a run: lines, files, pictures, the last table."""
 
 import contextlib
+import functools
 import pathlib
 import statistics
 import time
@@ -227,8 +228,11 @@ class Observer:
       )
 
   def _measure(self, state: train_step.TrainState) -> dict[str, float]:
+    """Figures of the target encoder; none when evaluation is off."""
+    if self._evaluation is None:
+      return {}
     return self._evaluation.evaluate(
-      lambda images: self._extract(state.target, images)
+      functools.partial(self._extract, state.target)
     )
 
   def _write(self, step: int, row: Mapping[str, float]) -> None:

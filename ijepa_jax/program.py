@@ -70,9 +70,7 @@ def compile_norms(mesh: jax.sharding.Mesh) -> Callable:
   )
 
 
-def describe(
-  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> str:
+def describe(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> str:
   """Devices, mesh, types and attention in words."""
   device = mesh.devices.flat[0]
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())

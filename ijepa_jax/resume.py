@@ -27,9 +27,7 @@ def init_state(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> train_step.TrainState:
   """The state of a new run, made where it lives."""
-  shardings = jax.tree.map(
-    lambda x: x.sharding, _abstract_state(config, mesh)
-  )
+  shardings = jax.tree.map(lambda x: x.sharding, _abstract_state(config, mesh))
   init = functools.partial(train_step.init_state, config)
   return jax.jit(init, out_shardings=shardings)()
 

@@ -74,9 +74,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # --- From scratch, or from where it stopped ---------------------------
     _make_workdir(workdir)
     checkpoints = stack.enter_context(
-      contextlib.closing(
-        checkpoint.Checkpoints(workdir, **config.checkpoint)
-      )
+      contextlib.closing(checkpoint.Checkpoints(workdir, **config.checkpoint))
     )
     state = resume.restore_or_init(config, checkpoints, source, mesh)
     meta = resume.make_meta(config, source)
@@ -191,7 +189,7 @@ def _require_finite(
   file.write_text(json.dumps({'step': step, 'records': records, **values}))
   good = checkpoints.latest_step()
   raise errors.NonFiniteError(
-    f'{", ".join(bad)} is not finite at step {step}; the batch\'s record '
+    f"{', '.join(bad)} is not finite at step {step}; the batch's record "
     f'numbers are in {file}; last good checkpoint: '
     f'{checkpoints.path(good) if good is not None else "none"}; try a lower '
     'optim.lr, optim.clip=1 or model.dtype=float32'

@@ -40,6 +40,7 @@ class IJepa(nnx.Module):
       'attention': config.model.attention,
       'remat': config.model.remat,
       'unroll': config.model.unroll,
+      'init_std': config.model.init_std,
     }
     self.encoder = vit.Encoder(
       size,
@@ -221,9 +222,9 @@ class Learner:
 
     def part(batch: dict, key: jax.Array) -> tuple[dict, dict]:
       images = self.normalise(batch['image'])
-      (loss, health), gradients = jax.value_and_grad(
-        self.loss, has_aux=True
-      )(state.params, state.target, images, batch, key)
+      (loss, health), gradients = jax.value_and_grad(self.loss, has_aux=True)(
+        state.params, state.target, images, batch, key
+      )
       return gradients, {'loss': loss, **health}
 
     count = self._accumulate

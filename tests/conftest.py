@@ -8,6 +8,8 @@ make test` runs on a GPU.
 import os
 import tempfile
 
+import hypothesis
+
 _DEVICES = '--xla_force_host_platform_device_count'
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -25,3 +27,10 @@ os.environ.setdefault(
   os.path.join(tempfile.gettempdir(), f'ijepa_jax_test_cache_{os.getuid()}'),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+
+# The same examples every time, and no limit per example: a busy machine must
+# not turn a property red.
+hypothesis.settings.register_profile(
+  'ijepa_jax', deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile('ijepa_jax')

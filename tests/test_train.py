@@ -97,7 +97,7 @@ def test_checkpoints_are_kept_by_count_and_by_period(tmp_path):
 def test_a_checkpoint_tells_its_config_and_versions(tmp_path):
   config = tiny.config(total_steps=2)
   train.train(config, tmp_path)
-  with pytest.raises(errors.UserError, match='optim.lr'):
+  with pytest.raises(errors.UserError, match=r'optim\.lr'):
     train.train(tiny.config(total_steps=2, optim__lr=0.5), tmp_path)
   folder = tmp_path / 'checkpoints' / '2' / 'meta'
   meta = json.loads((folder / 'metadata').read_text())

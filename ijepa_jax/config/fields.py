@@ -55,6 +55,9 @@ _TABLE = (
   Field('model.unroll', False, None,
         'Unroll the loop over blocks: twice as fast on CPUs, slow to compile.',
         resume=True),
+  Field('model.init_std', 0.02, '(0, inf)',
+        'Deviation of kernels at the start [ref]; with few channels 0.02 makes '
+        'images look alike, 1/sqrt(width) does not.'),
   Field('model.drop_path', 0.0, '[0, 1)',
         'Share of images that skip the last block, rising from 0 at the '
         'first.'),

@@ -5,13 +5,17 @@ is a function of the step `i`: the same batches come out for any number of
 workers and, as a set, for any number of hosts; resuming is slicing.
 """
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import ml_collections
@@ -37,7 +41,7 @@ class _Load:
   decode: str
   seed: int
 
-  def __call__(self, position: int, record: int) -> dict[str, np.ndarray]:
+  def __call__(self, position: int, record: int) -> dict[str, Any]:
     rng = np.random.default_rng((_STREAM, self.seed, position))
     try:
       loaded = transforms.load(
@@ -155,6 +159,8 @@ def batches(
   finally:
     # Or shared memory of batches under way is left behind.
     iterator.close()
+    if workers:
+      atexit.register(_release_batches)
 
 
 def _init_worker(worker: int, workers: int) -> None:
@@ -167,6 +173,16 @@ def _init_worker(worker: int, workers: int) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _release_batches() -> None:
+  """Frees the last batches before Python complains that nobody did.
+
+  Grain's iterators are cyclic garbage that holds a batch, and Grain unlinks
+  shared memory in a thread that has no join.
+  """
+  gc.collect()
+  time.sleep(0.2)
 
 
 def _end_with_parent() -> None:

@@ -54,7 +54,7 @@ class FeatureExtractor:
       rows = np.zeros((self._batch_size, *images.shape[1:]), np.uint8)
       rows[: len(part)] = part
       batch = jax.make_array_from_callback(
-        rows.shape, self._sharding, lambda index, rows=rows: rows[index]
+        rows.shape, self._sharding, rows.__getitem__
       )
       features.append(np.asarray(self._encode(encoder, batch))[: len(part)])
     return np.concatenate(features)

@@ -6,6 +6,7 @@ layer norms and softmax in float32.
 
 import functools
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from ijepa_jax.models import sizes
 # eps of every affine layer norm (reference: `partial(nn.LayerNorm, eps=1e-6)`).
 EPSILON = 1e-6
 
-# Truncation at +-2 in absolute value never bites at std 0.02 (RECIPE of the
-# reference: `trunc_normal_(std=0.02)`), so a plain normal is the same law.
-kernel_init = nnx.initializers.normal(0.02)
+# Standard deviation of kernels and mask token at initialisation. Truncation at
+# +-2 in absolute value never bites there (reference: `trunc_normal_(std=0.02)`
+# with the bounds' defaults), so a plain normal is the same law.
+INIT_STD = 0.02
 
 # `constrain(x)` pins the sharding of activations; models know no mesh.
 Constrain = Callable[[jax.Array], jax.Array]
@@ -59,7 +61,7 @@ def attention(
   key: jax.Array,
   value: jax.Array,
   lengths: jax.Array | None,
-  implementation: str,
+  implementation: Literal['xla', 'cudnn'],
 ) -> jax.Array:
   """Softmax attention over the first `lengths` tokens of each row.
 
@@ -91,15 +93,21 @@ class Linear(nnx.Linear):
   """
 
   def __init__(
-    self, width: int, out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    self,
+    width: int,
+    out: int,
+    *,
+    dtype: jnp.dtype,
+    init_std: float,
+    rngs: nnx.Rngs,
   ):
-    super().__init__(
-      width, out, kernel_init=kernel_init, dtype=dtype, rngs=rngs
-    )
+    init = nnx.initializers.normal(init_std)
+    super().__init__(width, out, kernel_init=init, dtype=dtype, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    rows = super().__call__(x.reshape(-1, x.shape[-1]))
-    return rows.reshape(*x.shape[:-1], self.out_features)
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    rows = super().__call__(rows, out_sharding)
+    return rows.reshape(*inputs.shape[:-1], self.out_features)
 
 
 class Block(nnx.Module):
@@ -110,10 +118,13 @@ class Block(nnx.Module):
     size: sizes.Size,
     *,
     dtype: jnp.dtype,
-    attention: str,
+    attention: Literal['xla', 'cudnn'],
+    init_std: float,
     rngs: nnx.Rngs,
   ):
-    linear = functools.partial(Linear, dtype=dtype, rngs=rngs)
+    linear = functools.partial(
+      Linear, dtype=dtype, init_std=init_std, rngs=rngs
+    )
     norm = functools.partial(
       nnx.LayerNorm, epsilon=EPSILON, dtype=jnp.float32, rngs=rngs
     )
@@ -167,14 +178,21 @@ class Trunk(nnx.Module):
     size: sizes.Size,
     *,
     dtype: jnp.dtype,
-    attention: str,
+    attention: Literal['xla', 'cudnn'],
     remat: str,
     unroll: bool,
+    init_std: float,
     drop_path: float = 0.0,
     rngs: nnx.Rngs,
   ):
     def make(key: jax.Array) -> Block:
-      return Block(size, dtype=dtype, attention=attention, rngs=nnx.Rngs(key))
+      return Block(
+        size,
+        dtype=dtype,
+        attention=attention,
+        init_std=init_std,
+        rngs=nnx.Rngs(key),
+      )
 
     self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), size.depth))
     self.norm = nnx.LayerNorm(

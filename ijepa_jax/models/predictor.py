@@ -1,6 +1,7 @@
 """The predictor: a narrow transformer from context to targets (section 3)."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,10 @@ class Predictor(nnx.Module):
     encoder_width: int,
     grid: int,
     dtype: jnp.dtype = jnp.float32,
-    attention: str = 'xla',
+    attention: Literal['xla', 'cudnn'] = 'xla',
     remat: str = 'none',
     unroll: bool = False,
+    init_std: float = layers.INIT_STD,
     rngs: nnx.Rngs,
   ):
     """Makes a predictor.
@@ -34,13 +36,15 @@ class Predictor(nnx.Module):
       attention: `'xla'` or `'cudnn'`.
       remat: `'none'`, `'dots'` or `'full'`.
       unroll: unroll the loop over blocks.
+      init_std: of kernels and mask token.
       rngs: randomness of the initialisation.
     """
-    linear = functools.partial(layers.Linear, dtype=dtype, rngs=rngs)
-    self.embed = linear(encoder_width, size.width)
-    self.mask_token = nnx.Param(
-      layers.kernel_init(rngs.params(), (size.width,))
+    linear = functools.partial(
+      layers.Linear, dtype=dtype, init_std=init_std, rngs=rngs
     )
+    self.embed = linear(encoder_width, size.width)
+    init = nnx.initializers.normal(init_std)
+    self.mask_token = nnx.Param(init(rngs.params(), (size.width,)))
     table = layers.sincos_positions(size.width, grid)
     self.pos_embed = layers.Position(jnp.asarray(table))
     self.trunk = layers.Trunk(
@@ -49,6 +53,7 @@ class Predictor(nnx.Module):
       attention=attention,
       remat=remat,
       unroll=unroll,
+      init_std=init_std,
       rngs=rngs,
     )
     self.proj = linear(size.width, encoder_width)

@@ -1,5 +1,7 @@
 """The encoder: a vision transformer without class token (paper, section 3)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,9 +19,10 @@ class Encoder(nnx.Module):
     patch_size: int,
     image_size: int,
     dtype: jnp.dtype = jnp.float32,
-    attention: str = 'xla',
+    attention: Literal['xla', 'cudnn'] = 'xla',
     remat: str = 'none',
     unroll: bool = False,
+    init_std: float = layers.INIT_STD,
     drop_path: float = 0.0,
     rngs: nnx.Rngs,
   ):
@@ -33,12 +36,17 @@ class Encoder(nnx.Module):
       attention: `'xla'` or `'cudnn'`.
       remat: `'none'`, `'dots'` or `'full'`.
       unroll: unroll the loop over blocks.
+      init_std: of kernels and mask token.
       drop_path: rate at the last block, rising linearly from 0 at the first.
       rngs: randomness of the initialisation.
     """
     self.patch_size = patch_size
     self.patch_embed = layers.Linear(
-      3 * patch_size**2, size.width, dtype=dtype, rngs=rngs
+      3 * patch_size**2,
+      size.width,
+      dtype=dtype,
+      init_std=init_std,
+      rngs=rngs,
     )
     grid = image_size // patch_size
     table = layers.sincos_positions(size.width, grid)
@@ -49,6 +57,7 @@ class Encoder(nnx.Module):
       attention=attention,
       remat=remat,
       unroll=unroll,
+      init_std=init_std,
       drop_path=drop_path,
       rngs=rngs,
     )
