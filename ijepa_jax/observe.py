@@ -110,6 +110,8 @@ class Observer:
     if self._main:
       overview = parameter_overview.get_parameter_overview(state.params)
       (self._workdir / 'parameters.txt').write_text(overview + '\n')
+      config = self._config.to_json_best_effort(indent=2)
+      (self._workdir / 'config.json').write_text(config + '\n')
     for part, params in state.params.items():
       count = sum(leaf.size for leaf in jax.tree.leaves(params))
       self.log(f'{part}: {count:,} parameters')

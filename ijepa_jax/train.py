@@ -141,18 +141,20 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       while len(pending) > _RUN_AHEAD:
         collect()
 
-      stopping = checkpoints.preempted(step) or stop.received
-      evaluating = config.eval.every and step % config.eval.every == 0
-      saving = step % config.checkpoint.every == 0 or step == last
-      if stopping or evaluating or saving:
-        while pending:  # never save or judge a state that is not finite
+      done = step == last
+      stopping = not done and (checkpoints.preempted(step) or stop.received)
+      evaluating = done or _is_due(step, config.eval.every)
+      saving = done or stopping or _is_due(step, config.checkpoint.every)
+      if evaluating or saving:
+        while pending:  # never judge or save a state that is not finite
           collect()
-      if saving or stopping:
-        checkpoints.save(step, state, meta)
-      if evaluating or step == last:
+      if evaluating and not stopping:
         with interval.paused():
           observer.evaluate(step, state)
-      if stopping and step < last:
+      # After the evaluation: a run that is killed in between repeats both.
+      if saving:
+        checkpoints.save(step, state, meta)
+      if stopping:
         checkpoints.wait()
         raise errors.Interrupted(
           f'stopped by {stop.received or "preemption"} at step {step}, saved '
@@ -161,6 +163,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     checkpoints.wait()
     observer.finish(checkpoints.path(last))
+
+
+def _is_due(step: int, every: int) -> bool:
+  """Whether something that happens every so many steps (0: never) does now."""
+  return every > 0 and step % every == 0
 
 
 def _make_workdir(workdir: pathlib.Path) -> None:

@@ -96,10 +96,7 @@ def draws(draw):
 
 
 def every_draw(test):
-  limits = hypothesis.settings(
-    max_examples=60, deadline=None, derandomize=True, database=None
-  )
-  return limits(hypothesis.given(draws())(test))
+  return hypothesis.settings(max_examples=40)(hypothesis.given(draws())(test))
 
 
 @every_draw

@@ -1,5 +1,7 @@
 """Layers, encoder and predictor by themselves, and the count of work."""
 
+import functools
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -116,16 +118,12 @@ def test_positions_encode_the_column_first():
 # --- Attention and blocks --------------------------------------------------
 
 
-def trunk(size=TINY, drop_path=0.0, remat='none', unroll=False):
+def trunk(size=TINY, **changes):
   return cases.model(
-    lambda: layers.Trunk(
-      size,
-      dtype=jnp.float32,
-      attention='xla',
-      remat=remat,
-      unroll=unroll,
-      drop_path=drop_path,
-      rngs=nnx.Rngs(0),
+    lambda: (
+      vit.Encoder(
+        size, patch_size=2, image_size=8, rngs=nnx.Rngs(0), **changes
+      ).trunk
     )
   )
 
@@ -155,14 +153,13 @@ def test_attention_is_the_softmax_of_scaled_products(tokens):
 
 def test_trunk_applies_its_blocks_in_order(tokens):
   @cases.jit
-  def both(x):
-    model = trunk()
+  def both(model, x):
     whole = model(x)
     for i in range(TINY.depth):
       x = jax.tree.map(lambda leaf, i=i: leaf[i], model.blocks)(x)
     return whole, model.norm(x)
 
-  assert cases.difference(*both(tokens)) < 1e-6
+  assert cases.difference(*both(trunk(), tokens)) < 1e-6
 
 
 def test_program_does_not_grow_with_the_depth(tokens):
@@ -219,12 +216,10 @@ def test_every_block_starts_with_other_weights():
 
 def test_drop_path_of_rate_zero_or_without_key_is_exactly_off(tokens):
   @cases.jit
-  def run(x):
-    without_key = trunk(drop_path=0.5)(x)
-    rate_zero = trunk()(x, key=jax.random.key(0))
-    return trunk()(x), without_key, rate_zero
+  def run(plain, dropping, x):
+    return plain(x), dropping(x), plain(x, key=jax.random.key(0))
 
-  off, without_key, rate_zero = run(tokens)
+  off, without_key, rate_zero = run(trunk(), trunk(drop_path=0.5), tokens)
   assert cases.difference(without_key, off) == 0
   assert cases.difference(rate_zero, off) == 0
 
@@ -234,10 +229,10 @@ def dropping(tokens):
   """Outputs of a trunk of rate 0.5, as a function of the seed."""
 
   @cases.jit
-  def run(seed):
-    return trunk(drop_path=0.5)(tokens, key=jax.random.key(seed))
+  def run(model, x, seed):
+    return model(x, key=jax.random.key(seed))
 
-  return run
+  return functools.partial(run, trunk(drop_path=0.5), tokens)
 
 
 def test_drop_path_is_random_but_a_function_of_the_key(dropping):
@@ -248,16 +243,17 @@ def test_drop_path_is_random_but_a_function_of_the_key(dropping):
 def test_drop_path_skips_the_last_block_or_strengthens_it(dropping, tokens):
   # Of two blocks only the second, of rate 0.5, is ever dropped.
   @cases.jit
-  def both():
-    model = trunk()
+  def both(model, x):
     first, last = (
       jax.tree.map(lambda leaf, i=i: leaf[i], model.blocks) for i in range(2)
     )
-    x = first(tokens)
+    x = first(x)
     return model.norm(x), model.norm(last(x, None, 2.0))
 
   ours = dropping(3)
-  skipped, doubled = (np.abs(ours - x).max((1, 2)) < 1e-5 for x in both())
+  skipped, doubled = (
+    np.abs(ours - x).max((1, 2)) < 1e-5 for x in both(trunk(), tokens)
+  )
   assert (skipped ^ doubled).all()
   assert 0 < skipped.sum() < 16
 
@@ -285,7 +281,7 @@ def encode(*inputs, dtype=jnp.float32):
       TINY, patch_size=2, image_size=8, dtype=dtype, rngs=nnx.Rngs(0)
     )
   )
-  return cases.jit(lambda *inputs: model(*inputs))(*inputs)
+  return cases.jit(lambda model, *inputs: model(*inputs))(model, *inputs)
 
 
 def test_context_of_all_patches_in_order_is_the_whole_image(images):
@@ -305,15 +301,17 @@ def test_predictor_predicts_each_block_on_its_own():
   model = predictor.Predictor(TINY, encoder_width=6, grid=4, rngs=nnx.Rngs(0))
   features = np.random.default_rng(0).normal(size=(2, 5, 6))
   context = np.tile(np.arange(5), (2, 1)), np.full(2, 5)
+  inputs = model, features.astype(np.float32), *context
 
   @cases.jit
-  def run(target):
-    return model(features.astype(np.float32), *context, target, 3)
+  def run(model, *inputs):
+    return model(*inputs)
 
   target = np.arange(6, 12).reshape(1, 2, 3).repeat(2, 0)
   other = np.copy(target)
   other[:, 1] = 12, 13, 14
-  difference = np.abs(run(target) - run(other)).max((0, 2, 3))
+  moved = run(*inputs, target, 3) - run(*inputs, other, 3)
+  difference = np.abs(moved).max((0, 2, 3))
   assert difference[0] == 0
   assert difference[1] > 1e-6
 

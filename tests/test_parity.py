@@ -109,7 +109,8 @@ def test_forward_pass(outputs, micro, name, tolerance):
 
 @pytest.fixture(scope='module')
 def backward():
-  learner = train_step.Learner(cases.config())
+  # Unrolled; the forward pass above is of the loop.
+  learner = train_step.Learner(cases.config({'model.unroll': True}))
   # Images too: what has no gradient was not looked at.
   run = jax.value_and_grad(learner.loss, argnums=(0, 2), has_aux=True)
   return cases.jit(run)

@@ -83,8 +83,9 @@ def test_images_are_normalised_with_the_statistics_of_imagenet():
 # --- Initialisation --------------------------------------------------------
 
 
-def test_initial_parameters():
-  config = cases.config({'model.image_size': 96})
+@pytest.mark.parametrize('deviation', [0.02, 0.2])
+def test_initial_parameters(deviation):
+  config = cases.config({'model.init_std': deviation})
   state = cases.jit(lambda: train_step.init_state(config))()
   params = state.params
   blocks = params['encoder']['trunk']['blocks']
@@ -94,9 +95,10 @@ def test_initial_parameters():
     blocks['qkv']['kernel'],
     blocks['fc2']['kernel'],
   ):
-    assert float(kernel.std()) == pytest.approx(0.02, rel=0.05)
-    assert abs(float(kernel.mean())) < 1e-3
-  assert 0.01 < params['predictor']['mask_token'].std() < 0.03
+    assert float(kernel.std()) == pytest.approx(deviation, rel=0.05)
+    assert abs(float(kernel.mean())) < 0.1 * deviation
+  token = float(params['predictor']['mask_token'].std())
+  assert token == pytest.approx(deviation, rel=0.5)
   assert not blocks['qkv']['bias'].any()
   assert (blocks['norm1']['scale'] == 1).all()
   assert cases.difference(state.target, params['encoder']) == 0
@@ -110,24 +112,17 @@ def test_initial_parameters():
 SHALLOW = {'model.unroll': True, 'predictor.depth': 1}
 
 
-@pytest.fixture(scope='module')
-def accumulated():
+@functools.cache
+def accumulated(count):
   """Gradients and metrics of one batch in `count` parts."""
-
-  @functools.cache
-  def run(count):
-    config = cases.config(
-      SHALLOW | {'batch_size': 8, 'optim.accumulate': count}
-    )
-    learner = train_step.Learner(config)
-    state, batch = cases.state(config), cases.batch(config)
-    return cases.jit(learner.gradients)(state, batch)
-
-  return run
+  config = cases.config(SHALLOW | {'batch_size': 8, 'optim.accumulate': count})
+  learner = train_step.Learner(config)
+  state, batch = cases.state(config), cases.batch(config)
+  return cases.jit(learner.gradients)(state, batch)
 
 
 @pytest.mark.parametrize('count', [2, 4])
-def test_accumulation_gives_the_gradient_of_the_batch(accumulated, count):
+def test_accumulation_gives_the_gradient_of_the_batch(count):
   (ours, metrics), (whole, whole_metrics) = accumulated(count), accumulated(1)
   differences = cases.gradient_difference(ours, whole)
   assert max(differences.values()) < 1e-5, differences
@@ -138,28 +133,25 @@ def test_accumulation_gives_the_gradient_of_the_batch(accumulated, count):
 # --- The update ------------------------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def program():
-  """A whole compiled step with donated state, by its changes to the config."""
+@functools.cache
+def program(dtype):
+  """A whole compiled step with drop path and donated state, and its config."""
+  config = cases.config(
+    SHALLOW
+    | {
+      'model.dtype': dtype,
+      'model.drop_path': 0.5,
+      'mask.context_tokens': 14,
+    }
+  )
+  learner = train_step.Learner(config)
+  return cases.jit(learner.step, donate_argnums=0), config
 
-  @functools.cache
-  def compiled(**changes):
-    config = cases.config({'mask.context_tokens': 14})
-    config.model.update(changes)
-    learner = train_step.Learner(config)
-    return cases.jit(learner.step, donate_argnums=0), config
 
-  return compiled
-
-
-@pytest.fixture(
-  scope='module',
-  params=[{'drop_path': 0.5}, {'dtype': 'bfloat16', 'unroll': True}],
-  ids=['float32', 'bfloat16'],
-)
-def stepped(request, program):
+@pytest.fixture(scope='module', params=['float32', 'bfloat16'])
+def stepped(request):
   """A state, and the state and metrics after one step."""
-  step, config = program(**request.param)
+  step, config = program(request.param)
   before = cases.state(config)
   after = step(before, cases.batch(config), SCHEDULE)
   return before, *jax.device_get(after)
@@ -211,8 +203,13 @@ def test_first_step_is_the_sign_of_the_gradient_and_the_decay(stepped):
   before, after, _ = stepped
   old, new = (x.params['predictor']['proj'] for x in (before, after))
   # Of kernels lr * weight_decay = a tenth decays, of biases nothing.
-  for moved in (new['kernel'] - 0.9 * old['kernel'], new['bias'] - old['bias']):
-    np.testing.assert_allclose(np.abs(moved), 1e-2, rtol=0.02)
+  for moved in (
+    new['kernel'] - 0.9 * old['kernel'],
+    new['bias'] - old['bias'],
+  ):
+    # Less than lr only where the gradient is as small as Adam's eps.
+    assert np.quantile(np.abs(moved), 0.1) == pytest.approx(1e-2, rel=0.01)
+    assert np.abs(moved).max() == pytest.approx(1e-2, rel=0.01)
 
 
 def test_positions_have_no_moments(stepped):
@@ -276,8 +273,8 @@ def test_figures_of_the_state():
 # --- Randomness and compilation --------------------------------------------
 
 
-def test_drop_path_depends_on_the_step_and_on_nothing_else(program):
-  run, config = program(drop_path=0.5)
+def test_drop_path_depends_on_the_step_and_on_nothing_else():
+  run, config = program('float32')
 
   def loss(step):
     state = dataclasses.replace(cases.state(config), step=np.int32(step))
@@ -287,8 +284,8 @@ def test_drop_path_depends_on_the_step_and_on_nothing_else(program):
   assert len({loss(step) for step in range(4)}) > 2
 
 
-def test_500_varied_masks_compile_once(program):
-  run, config = program(unroll=True)
+def test_500_varied_masks_compile_once():
+  run, config = program('float32')
   batches = [cases.batch(config, step) for step in range(500)]
   lengths = [(*b['target_length'], *b['context_length']) for b in batches]
   assert len(set(lengths)) > 100
