@@ -369,6 +369,12 @@ def test_random_keeps_every_part_of_the_context_alike():
   np.testing.assert_allclose(kept, expected, rtol=0.02)
 
 
+@pytest.mark.parametrize(('bounds', 'side'), [('reference', 7), ('full', 8)])
+def test_largest_block(bounds, side):
+  size = masks.block_size(8, (1.0, 1.0), (1.0, 1.0), 0.5, bounds)
+  assert size == (side, side)
+
+
 def test_full_bounds_reach_every_patch():
   spec = make_spec(14, bounds='full')
   context, target = np.zeros(196), np.zeros(196)

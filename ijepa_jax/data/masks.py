@@ -241,21 +241,25 @@ def _block_indices(
   corners: np.ndarray, size: tuple[int, int], grid: int, length: int
 ) -> np.ndarray:
   """Patch numbers of blocks, `(B, C, length)` int32, padded with 0."""
-  rows, columns = np.divmod(np.arange(math.prod(size)), size[1])
+  corners = corners.astype(np.int32)
+  rows, columns = np.divmod(np.arange(math.prod(size), dtype=np.int32), size[1])
   first = corners[..., 0] * grid + corners[..., 1]
   indices = np.zeros((*corners.shape[:2], length), np.int32)
-  indices[..., : rows.size] = first[..., None] + rows * grid + columns
+  block = rows * grid + columns
+  np.add(first[..., None], block, out=indices[..., : block.size])
   return indices
 
 
 def _padded_indices(allowed: np.ndarray, length: int) -> np.ndarray:
   """The first `length` true positions per row, `(B, length)`, padded with 0."""
-  image, patch = np.nonzero(allowed)
-  starts = np.cumsum(allowed.sum(1)) - allowed.sum(1)
-  rank = np.arange(image.size) - starts[image]
-  kept = rank < length
-  indices = np.zeros((allowed.shape[0], length), np.int32)
-  indices[image[kept], rank[kept]] = patch[kept]
+  batch, patches = allowed.shape
+  found = np.flatnonzero(allowed)
+  counts = allowed.sum(1)[:, None]
+  rank = np.arange(length)
+  valid = rank < counts
+  indices = np.zeros((batch, length), np.int32)
+  which = np.cumsum(counts)[:, None] - counts + rank
+  indices[valid] = found[which[valid]] % patches
   return indices
 
 
