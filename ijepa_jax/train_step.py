@@ -197,7 +197,7 @@ class Learner:
     """
     truth = self.targets(target_encoder, images, batch['target'])
     truth = jax.lax.stop_gradient(truth)
-    guess = self.predictions(params, images, batch, key)
+    guess = self.predictions(params, images, batch, key).astype(jnp.float32)
     valid = jnp.arange(truth.shape[2]) < batch['target_length'][0]
 
     def mean(x: jax.Array) -> jax.Array:

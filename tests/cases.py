@@ -1,5 +1,6 @@
 """Small models and batches that several test files use."""
 
+import dataclasses
 import functools
 import pathlib
 import zlib
@@ -32,6 +33,8 @@ def golden_size() -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     size = sizes.Size(width=48, depth=2, heads=3)
     patch.setitem(sizes.SIZES, 'golden', size)
+    # Compiles faster, where the depth is not what is tested.
+    patch.setitem(sizes.SIZES, 'shallow', dataclasses.replace(size, depth=1))
     yield
 
 

@@ -83,8 +83,8 @@ def test_images_are_normalised_with_the_statistics_of_imagenet():
 # --- Initialisation --------------------------------------------------------
 
 
-@pytest.mark.parametrize('deviation', [0.02, 0.2])
-def test_initial_parameters(deviation):
+def test_initial_parameters():
+  deviation = 0.05  # not the default: the field must count
   config = cases.config({'model.init_std': deviation})
   state = cases.jit(lambda: train_step.init_state(config))()
   params = state.params
@@ -109,7 +109,11 @@ def test_initial_parameters(deviation):
 
 
 # Compiles in half the time.
-SHALLOW = {'model.unroll': True, 'predictor.depth': 1}
+SHALLOW = {
+  'model.variant': 'shallow',
+  'model.unroll': True,
+  'predictor.depth': 1,
+}
 
 
 @functools.cache
@@ -135,15 +139,12 @@ def test_accumulation_gives_the_gradient_of_the_batch(count):
 
 @functools.cache
 def program(dtype):
-  """A whole compiled step with drop path and donated state, and its config."""
-  config = cases.config(
-    SHALLOW
-    | {
-      'model.dtype': dtype,
-      'model.drop_path': 0.5,
-      'mask.context_tokens': 14,
-    }
-  )
+  """A whole compiled step with donated state, and its config."""
+  changes = SHALLOW | {'model.dtype': dtype, 'mask.context_tokens': 14}
+  if dtype == 'float32':
+    # The first of several blocks is never dropped.
+    changes |= {'model.variant': 'golden', 'model.drop_path': 0.5}
+  config = cases.config(changes)
   learner = train_step.Learner(config)
   return cases.jit(learner.step, donate_argnums=0), config
 

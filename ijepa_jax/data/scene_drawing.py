@@ -22,7 +22,6 @@ CIRCUMRADIUS = {
   'ring': math.sqrt(1 / (math.pi * (1 - _RING_INNER**2))),
 }
 TEXTURES = ('plain', 'stripes', 'spots')
-BACKGROUNDS = ('gradient', 'stripes', 'checks', 'blobs')
 
 
 class SceneObject(NamedTuple):
@@ -45,14 +44,9 @@ class SceneObject(NamedTuple):
 
 
 class Background(NamedTuple):
-  """What lies behind the objects: a texture between two colours, lit."""
+  """What lies behind the objects: square tiles."""
 
-  texture: str  # of BACKGROUNDS
-  colors: tuple[list[float], list[float]]  # between which the texture moves
-  wave: tuple[float, float]  # periods per image side along x and y
-  phase: tuple[float, float]  # radians, across and along the wave
-  knots: list[list[float]]  # (k, k) in [0, 1], k >= 4; for blobs only
-  light: tuple[float, float]  # change of brightness over the image
+  tiles: np.ndarray  # (3, k, k) float32, colours in [0, 1], row by row
 
 
 def render(
@@ -70,14 +64,11 @@ def render(
   """
   axis = _axis(size)
   # Channels first: numpy is slow where the last axis is short.
-  colors = np.array(background.colors, np.float32)
-  low, high = colors[..., None, None]  # (3, 1, 1) each
-  canvas = _texture(background, axis) * (high - low)  # (3, S, S)
-  canvas += low
+  tile = (axis * background.tiles.shape[1]).astype(int)
+  canvas = background.tiles[:, tile[:, None], tile]  # (3, S, S)
   for item in objects:
     _paint(canvas, item, axis)
-  x, y = background.light
-  canvas *= 255 * ((1 - 0.5 * (x + y)) + x * axis + y * axis[:, None])
+  canvas *= 255
   canvas += 0.5  # rounds to the nearest when truncated
   pixels = _clip(canvas, 255).astype(np.uint8)
   return np.ascontiguousarray(pixels.transpose(1, 2, 0))
@@ -110,24 +101,6 @@ def _paint(canvas: np.ndarray, item: SceneObject, axis: np.ndarray) -> None:
   window = canvas[:, rows, columns]
   rgb = np.array(item.rgb, np.float32)[:, None, None]
   window += alpha * (rgb * tone - window)
-
-
-def _texture(background: Background, axis: np.ndarray) -> np.ndarray:
-  """Returns (S, S) in [0, 1]: where the background is which colour."""
-  if background.texture == 'blobs':
-    spline = _spline(axis.size, len(background.knots))
-    values = spline @ np.array(background.knots, np.float32) @ spline.T
-    return _clip(0.5 + 3 * (values - 0.5))
-  x, y = background.wave
-  if background.texture == 'gradient':
-    ramp = (x * (axis - 0.5) + y * (axis[:, None] - 0.5)) / math.hypot(x, y)
-    return _clip(0.5 + ramp)
-  across, along = background.phase
-  turn = 2 * math.pi
-  pattern = np.sin((turn * x * axis + across) + turn * y * axis[:, None])
-  if background.texture == 'checks':
-    pattern *= np.sin((turn * y * axis + along) - turn * x * axis[:, None])
-  return _clip(0.5 + 1.5 * pattern)
 
 
 def _local(
@@ -166,13 +139,3 @@ def _clip(values: np.ndarray, high: float = 1.0) -> np.ndarray:
 def _axis(size: int) -> np.ndarray:
   """Returns (S,): where the pixel centres lie between 0 and 1."""
   return (np.arange(size, dtype=np.float32) + 0.5) / size
-
-
-@functools.lru_cache
-def _spline(size: int, knots: int) -> np.ndarray:
-  """Returns (S, k): uniform cubic B-spline weights at each pixel."""
-  places = (knots - 3) * _axis(size)[:, None]
-  t = np.abs(places - np.arange(-1, knots - 1))
-  near = 2 / 3 - t * t * (1 - t / 2)
-  far = np.maximum(2 - t, 0) ** 3 / 6
-  return np.where(t < 1, near, far).astype(np.float32)

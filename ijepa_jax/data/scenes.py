@@ -1,6 +1,6 @@
 """The embedded data set: procedurally drawn scenes with exact labels.
 
-Every image shows one to three objects on a textured background. It is a pure
+Every image shows one to three objects on a mosaic of random tiles. It is a pure
 function of (seed, split, index): nothing is downloaded, nothing is stored, and
 the stream has no end. It mirrors the Clevr/Count and Clevr/Dist probes of the
 paper (Assran et al., CVPR 2023) on a scale that fits two CPU cores.
@@ -8,19 +8,17 @@ paper (Assran et al., CVPR 2023) on a scale that fits two CPU cores.
 What makes it a test of representations and not of pixels:
 
 * Labels are drawn first and uniformly; sizes, places and background follow.
-* Every shape covers the same area at the same size, and backgrounds are as
-  light and as colourful as objects, so no weighted sum of pixels tells how many
+* Every shape covers the same area at the same size, and the mosaic is as light
+  and as colourful as objects, so no weighted sum of pixels tells how many
   objects there are or what they are.
-* Objects are whole, never touch, and differ in colour from the background, so
-  every label can be read off the image.
-* Most objects of a scene are of one kind and backgrounds continue, so a masked
-  region can be predicted from its context: I-JEPA learns what is predictable.
+* Objects are whole and never touch, so every label can be read off the image.
+* The objects of a scene are of one kind, and nothing predicts a tile: I-JEPA
+  learns what can be predicted from the context, which here are the objects.
 * All lengths are shares of the image side, so an index shows the same scene at
   every resolution.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,12 +37,11 @@ _MASK64 = 2**64 - 1
 
 _MAX_OBJECTS = 3
 _GRID = 3  # `position` is a cell of a _GRID x _GRID grid
-_ALIKE = 0.7  # chance that an object is of the same kind as the largest
+_TILES = 8  # per side of the background
 
-# Clevr's colours. Grey and brown lie between the others, which keeps a linear
-# probe on pixels from reading the colour off the mean of the image.
+# Clevr's colours, with white for grey, which tiles would hide.
 _PALETTE = {
-  'gray': (0.50, 0.50, 0.50),
+  'white': (0.95, 0.95, 0.95),
   'red': (0.85, 0.12, 0.12),
   'blue': (0.15, 0.25, 0.88),
   'green': (0.15, 0.65, 0.20),
@@ -159,7 +156,7 @@ class ScenesSource:
     rng = np.random.Generator(np.random.Philox(key=key))
     draw = _uniforms(rng).__next__
     objects = _draw_objects(draw)
-    return objects, _draw_background(draw, objects)
+    return objects, _draw_background(draw)
 
 
 def _uniforms(rng: np.random.Generator) -> Iterator[float]:
@@ -193,17 +190,13 @@ def _draw_objects(
   """Draws 1 to _MAX_OBJECTS objects that fit and do not touch."""
   count = 1 + int(_MAX_OBJECTS * draw())
   cell = int(_GRID**2 * draw())
+  # One kind per scene: what is hidden can be known from what is seen.
   kind = _draw_kind(draw)
-  kinds = [kind]
-  for _ in range(count - 1):
-    kinds.append(kind if draw() < _ALIKE else _draw_kind(draw))
-  shapes = [shape for shape, _, _ in kinds]
   # Only sizes and places are drawn again: the labels stay exactly uniform.
-  while (places := _draw_places(draw, shapes, cell)) is None:
+  while (places := _draw_places(draw, kind[0], count, cell)) is None:
     pass
   return tuple(
-    _draw_object(draw, kind, center, size)
-    for kind, (center, size) in zip(kinds, places, strict=True)
+    _draw_object(draw, kind, center, size) for center, size in places
   )
 
 
@@ -217,18 +210,18 @@ def _draw_kind(draw: _Draw) -> tuple[str, str, str]:
 
 
 def _draw_places(
-  draw: _Draw, shapes: list[str], cell: int
+  draw: _Draw, shape: str, count: int, cell: int
 ) -> list[tuple[tuple[float, float], float]] | None:
   """Returns (centre, size) of each object, or None if they do not fit."""
   border, gap = 0.01, 0.02
   row, column = divmod(cell, _GRID)
   size = _between(draw, 0.29, 0.36)
-  radius = size * scene_drawing.CIRCUMRADIUS[shapes[0]]
+  radius = size * scene_drawing.CIRCUMRADIUS[shape]
   x = _between_borders(draw, column, radius + border)
   y = _between_borders(draw, row, radius + border)
   places = [((x, y), size)]
   taken = [(x, y, radius + gap)]
-  for shape in shapes[1:]:
+  for _ in range(count - 1):
     smaller = size * _between(draw, 0.6, 0.75)
     radius = smaller * scene_drawing.CIRCUMRADIUS[shape]
     low, high = radius + border, 1 - radius - border
@@ -276,38 +269,11 @@ def _draw_object(
   )
 
 
-def _draw_background(
-  draw: _Draw, objects: tuple[scene_drawing.SceneObject, ...]
-) -> scene_drawing.Background:
-  texture = _choose(draw, scene_drawing.BACKGROUNDS)
-  knots = 7 if texture == 'blobs' else 0
-  direction = _between(draw, 0, 2 * math.pi)
-  periods = _between(draw, 1.5, 4.5)
-  slope = _between(draw, 0, 2 * math.pi)
+def _draw_background(draw: _Draw) -> scene_drawing.Background:
+  tiles = [draw() for _ in range(3 * _TILES**2)]
   return scene_drawing.Background(
-    texture=texture,
-    colors=_draw_background_colors(draw, [item.rgb for item in objects]),
-    wave=(periods * math.cos(direction), periods * math.sin(direction)),
-    phase=(_between(draw, 0, 2 * math.pi), _between(draw, 0, 2 * math.pi)),
-    knots=[[draw() for _ in range(knots)] for _ in range(knots)],
-    light=(0.15 * math.cos(slope), 0.15 * math.sin(slope)),
+    np.array(tiles, np.float32).reshape(3, _TILES, _TILES)
   )
-
-
-def _draw_background_colors(
-  draw: _Draw, taken: list[tuple[float, ...]]
-) -> tuple[list[float], list[float]]:
-  """Draws two colours: no mixture of the two comes near a `taken` colour."""
-  contrast = 0.35
-  while True:
-    first = [_between(draw, 0.05, 0.9) for _ in range(3)]
-    second = [
-      min(max(channel + _between(draw, -0.25, 0.25), 0), 1) for channel in first
-    ]
-    middle = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
-    mixtures = itertools.product((first, middle, second), taken)
-    if all(math.dist(a, b) > contrast for a, b in mixtures):
-      return first, second
 
 
 def _between(draw: _Draw, low: float, high: float) -> float:

@@ -141,14 +141,15 @@ class Block(nnx.Module):
     self,
     x: jax.Array,
     lengths: jax.Array | None = None,
-    keep: jax.Array | float = 1.0,
+    keep: tuple[jax.Array | float, jax.Array | float] = (1.0, 1.0),
   ) -> jax.Array:
     """Applies the block.
 
     Args:
       x: tokens `(B, N, D)`.
       lengths: `(B,)` valid tokens per row, or None.
-      keep: factor on both residual branches: 1, or `(B, 1, 1)` for drop path.
+      keep: factors on the residual branches of attention and MLP: 1, or
+        `(B, 1, 1)` for drop path.
 
     Returns:
       `(B, N, D)`.
@@ -159,9 +160,9 @@ class Block(nnx.Module):
     y = attention(
       qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], lengths, self.attention
     )
-    x = x + keep * self.proj(y.reshape(batch, tokens, width))
+    x = x + keep[0] * self.proj(y.reshape(batch, tokens, width))
     y = nnx.gelu(self.fc1(self.norm2(x)), approximate=False)
-    return x + keep * self.fc2(y)
+    return x + keep[1] * self.fc2(y)
 
 
 class Trunk(nnx.Module):
@@ -229,23 +230,34 @@ class Trunk(nnx.Module):
 
     def body(x, layer):
       block, rate, key = layer
-      keep = 1.0 if key is None else _drop_path(key, rate, x)
+      keep = (1.0, 1.0) if key is None else _drop_path(key, rate, x)
       return constrain(block(x, lengths, keep)), None
 
-    body = _rematerialise(body, self.remat)
+    body = _rematerialise(body, self.remat, prevent_cse=self.unroll)
     layer = self.blocks, rates, keys
     x, _ = jax.lax.scan(body, constrain(x), layer, unroll=self.unroll)
     return self.norm(x)
 
 
-def _drop_path(key: jax.Array, rate: jax.Array, x: jax.Array) -> jax.Array:
-  """Zero for a share `rate` of the images, `1 / (1 - rate)` for the others."""
-  kept = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
-  return (kept / (1 - rate)).astype(x.dtype)
+def _drop_path(
+  key: jax.Array, rate: jax.Array, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Factors of both branches: 0 for a share `rate` of the images.
+
+  The others get `1 / (1 - rate)`.
+  """
+  kept = jax.random.bernoulli(key, 1 - rate, (2, x.shape[0], 1, 1))
+  attention, mlp = (kept / (1 - rate)).astype(x.dtype)
+  return attention, mlp
 
 
-def _rematerialise(body: Callable, policy: str) -> Callable:
-  """What the backward pass keeps of a block (`model.remat`)."""
+def _rematerialise(
+  body: Callable, policy: str, *, prevent_cse: bool
+) -> Callable:
+  """What the backward pass keeps of a block (`model.remat`).
+
+  Only the body of a loop is safe from XLA's merging what is computed twice.
+  """
   if policy == 'none':
     return body
   policies = {
@@ -254,4 +266,4 @@ def _rematerialise(body: Callable, policy: str) -> Callable:
     # Keeps only the block's input.
     'full': jax.checkpoint_policies.nothing_saveable,
   }
-  return jax.checkpoint(body, prevent_cse=False, policy=policies[policy])
+  return jax.checkpoint(body, prevent_cse=prevent_cse, policy=policies[policy])
