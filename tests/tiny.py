@@ -52,12 +52,9 @@ def command(workdir: pathlib.Path, **overrides: Any) -> list[str]:
     sys.executable,
     '-m',
     'ijepa_jax.main',
-    f'--config={ROOT / "configs" / "quickstart.py"}',
+    f'--config={ROOT / "tests" / "tiny_config.py"}',
     f'--workdir={workdir}',
-    *(
-      f'--config.{name}={value}'
-      for name, value in (FIELDS | {'model.unroll': False} | named).items()
-    ),
+    *(f'--config.{name}={value}' for name, value in (FIELDS | named).items()),
   ]
 
 
