@@ -39,7 +39,6 @@ class Checkpoints:
     self,
     workdir: epath.PathLike,
     *,
-    every: int,
     keep: int,
     keep_period: int | None,
   ):
@@ -47,7 +46,6 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory.
-      every: steps between checkpoints.
       keep: how many of the newest stay.
       keep_period: checkpoints at multiples of this step stay for good.
     """
@@ -55,9 +53,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        keep_period=keep_period,
-        save_interval_steps=every,
+        max_to_keep=keep, keep_period=keep_period
       ),
       item_names=('state', 'meta'),
     )
@@ -82,14 +78,8 @@ class Checkpoints:
       args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
       return self._manager.restore(step, args=args).state
 
-  def due(self, step: int) -> bool:
-    """Whether `step` is one to save at."""
-    return self._manager.should_save(step)
-
   def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-    """Starts to save in the background; a step already saved stays."""
-    if step in self._manager.all_steps():
-      return
+    """Starts to save in the background."""
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -121,9 +111,10 @@ def find(path: str) -> epath.Path:
     UserError: there is none.
   """
   folder = epath.Path(path).expanduser().resolve()
-  if not folder.exists():
+  if not folder.is_dir():
+    what = 'is no directory' if folder.exists() else 'does not exist'
     raise errors.UserError(
-      f'init_from={path} does not exist; give a run directory or a checkpoint'
+      f'init_from={path} {what}; give a run directory or a checkpoint'
     )
   if (folder / 'state').exists():
     return folder
@@ -189,7 +180,7 @@ def _readable(path: str) -> Iterator[None]:
   """A checkpoint that cannot be read is an error, never a restart."""
   try:
     yield
-  except (ValueError, KeyError, OSError, TypeError) as error:
+  except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise errors.UserError(
       f'cannot read checkpoint {path}: {reason}; delete it to continue from '

@@ -7,6 +7,7 @@
 | 3    | `DataError`      | too many broken records: do not requeue           |
 | 4    | `NonFiniteError` | NaN or infinite loss: do not requeue              |
 | 75   | `Interrupted`    | stopped by a signal, state saved: run it again    |
+| 130  |                  | Ctrl-C outside the training loop                  |
 """
 
 import contextlib
@@ -51,6 +52,9 @@ def exit_cleanly() -> Iterator[None]:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr, flush=True)
     code = error.exit_code
+  except KeyboardInterrupt:
+    print('error: interrupted, nothing saved', file=sys.stderr, flush=True)
+    code = 130
   # Out of the `except`: there the error's traceback would keep alive all that
   # the failed functions held, batches in shared memory among it.
   if code:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -30,7 +31,7 @@ _HEALTH = (
 )
 
 _PIXELS = 'pixels/'
-_MAIN = 'python -m ijepa_jax.main --config=configs'
+_MAIN = f'{sys.executable} -m ijepa_jax.main'
 
 
 class Observer:
@@ -185,6 +186,9 @@ class Observer:
     self._draw_curves()
     self._progress.close()
     rows = self._rows()
+    if not any('train/loss' in row for row in rows):
+      self.log(f'finished; checkpoint: {path}')
+      return
     latest = {name: value for row in rows for name, value in row.items()}
     rates = [
       row['train/images_per_second']
@@ -200,16 +204,17 @@ class Observer:
       init=rows[0] if rows[0]['step'] == 0 else {},
       trained=latest,
       checkpoint=path,
+      pictures=str(self._workdir / '*.png'),
       commands=[
-        ('see the curves', f'tensorboard --logdir={self._workdir}'),
         (
           'train on your own images',
-          f'{_MAIN}/folder.py --config.data.path=DIR',
+          f'{_MAIN} --config=configs/folder.py --config.data.path=DIR',
         ),
         (
-          'the same, from these weights',
-          f'{_MAIN}/NAME.py --config.init_from={self._workdir}',
+          'make shards of a folder, a zip or a tar, which read faster',
+          f'{sys.executable} -m ijepa_jax.prepare SRC DST',
         ),
+        ('all options, with their sources', f'{_MAIN} --help'),
       ],
     )
     print(f'\n{table}', flush=True)

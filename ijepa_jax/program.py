@@ -6,8 +6,20 @@ import jax
 import ml_collections
 import numpy as np
 
-from ijepa_jax import sharding, train_step
+from ijepa_jax import errors, sharding, train_step
 from ijepa_jax.models import flops, sizes
+
+
+def require_attention(config: ml_collections.ConfigDict) -> None:
+  """Raises a UserError where `model.attention` cannot run."""
+  dtype = train_step.compute_dtype(config.model.dtype)
+  if config.model.attention == 'cudnn' and (
+    jax.default_backend() != 'gpu' or dtype == 'float32'
+  ):
+    raise errors.UserError(
+      "model.attention='cudnn': expected an NVIDIA GPU and bfloat16, this is "
+      f'{jax.devices()[0].device_kind} and {dtype}; nearest: xla'
+    )
 
 
 def batch_shapes(

@@ -51,6 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """
   # --- What to train, on what, and where --------------------------------
   validate.validate(config, jax.device_count())
+  program.require_attention(config)
   mesh = sharding.make_mesh(config)
   source = sources.open_source(
     config.data.source,
@@ -74,7 +75,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # --- From scratch, or from where it stopped ---------------------------
     _make_workdir(workdir)
     checkpoints = stack.enter_context(
-      contextlib.closing(checkpoint.Checkpoints(workdir, **config.checkpoint))
+      contextlib.closing(
+        checkpoint.Checkpoints(
+          workdir,
+          keep=config.checkpoint.keep,
+          keep_period=config.checkpoint.keep_period,
+        )
+      )
     )
     state = resume.restore_or_init(config, checkpoints, source, mesh)
     meta = resume.make_meta(config, source)
@@ -102,7 +109,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       workdir / bad_records.file_name(jax.process_index()),
       source,
       max_share=config.data.max_bad_share,
-      seen=first * config.batch_size // jax.process_count(),
       log=observer.log,
     )
     stop = stack.enter_context(stop_signals.StopSignals())
@@ -115,7 +121,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       """Looks at the oldest step under way; waits for it if need be."""
       step, metrics, batch = pending.popleft()
       values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-      _require_finite(step, values, batch, workdir, checkpoints)
+      _require_finite(step, values, batch, source, workdir, checkpoints)
       interval.add(config.batch_size, program.useful_flops(config, batch))
       observer.step(step, values)
       if step % config.log.every == 0 or step == last:
@@ -135,24 +141,26 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         mesh, {name: batch[name] for name in train_step.DEVICE_FIELDS}
       )
       state, metrics = step_fn(state, device_batch, schedules.at(step - 1))
-      if step % config.log.every == 0 or step == last:
-        metrics |= norms_fn(state)
-      pending.append(_Pending(step, metrics, batch))
-      while len(pending) > _RUN_AHEAD:
-        collect()
-
       done = step == last
       stopping = not done and (checkpoints.preempted(step) or stop.received)
       evaluating = done or _is_due(step, config.eval.every)
       saving = done or stopping or _is_due(step, config.checkpoint.every)
+      if evaluating or saving or _is_due(step, config.log.every):
+        # The loss is of the parameters before the update, these are after it.
+        metrics |= norms_fn(state)
+      pending.append(_Pending(step, metrics, batch))
+      while len(pending) > _RUN_AHEAD:
+        collect()
       if evaluating or saving:
         while pending:  # never judge or save a state that is not finite
           collect()
-      if evaluating and not stopping:
+      if stopping:  # there may be little time
+        checkpoints.save(step, state, meta)
+      if evaluating:
         with interval.paused():
           observer.evaluate(step, state)
       # After the evaluation: a run that is killed in between repeats both.
-      if saving:
+      if saving and not stopping:
         checkpoints.save(step, state, meta)
       if stopping:
         checkpoints.wait()
@@ -183,6 +191,7 @@ def _require_finite(
   step: int,
   values: dict[str, float],
   batch: dict[str, np.ndarray],
+  source: sources.Source,
   workdir: pathlib.Path,
   checkpoints: checkpoint.Checkpoints,
 ) -> None:
@@ -193,11 +202,17 @@ def _require_finite(
   process = jax.process_index()
   file = workdir / f'nonfinite_step_{step}_process_{process}.json'
   records = batch['record'].tolist()
-  file.write_text(json.dumps({'step': step, 'records': records, **values}))
+  kept = {
+    'step': step,
+    'not_finite': bad,
+    'records': records,
+    'ids': [source.record_id(record) for record in records],
+  }
+  file.write_text(json.dumps(kept, indent=2) + '\n')
   good = checkpoints.latest_step()
   raise errors.NonFiniteError(
-    f"{', '.join(bad)} is not finite at step {step}; the batch's record "
-    f'numbers are in {file}; last good checkpoint: '
+    f"{', '.join(bad)} is not finite at step {step}; the batch's records "
+    f'are named in {file}; last good checkpoint: '
     f'{checkpoints.path(good) if good is not None else "none"}; try a lower '
     'optim.lr, optim.clip=1 or model.dtype=float32'
   )

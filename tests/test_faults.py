@@ -69,13 +69,12 @@ def test_five_kills_do_not_change_the_result(tmp_path, uninterrupted):
   kills = 0
   while kills < 5:
     seen = len(tiny.rows(tmp_path)) if has_steps(tmp_path, 1) else 0
+    stale = set((tmp_path / 'checkpoints').glob('*tmp*'))
     process = start(tmp_path, total_steps=STEPS, data__workers=1)
     if kills == 2:  # while a checkpoint is being written
       folder = tmp_path / 'checkpoints'
       wait_for(
-        lambda f=folder: any(
-          'orbax-checkpoint-tmp' in path.name for path in f.glob('*')
-        )
+        lambda f=folder, old=stale: set(f.glob('*.orbax-checkpoint-tmp*')) - old
       )
     else:
       aim = min(seen + rng.randrange(1, 6), STEPS - 1)

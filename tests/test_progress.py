@@ -259,6 +259,7 @@ class TestFinalTable:
       'init': results(0.3, 3.8),
       'trained': results(0.61, 18.3),
       'checkpoint': 'runs/quickstart/checkpoints/1200',
+      'pictures': 'runs/quickstart/*.png',
       'commands': [('look at the curves', 'tensorboard --logdir runs')],
     }
     return summary.final_table(**options | changes)

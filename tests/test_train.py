@@ -9,7 +9,8 @@ import tiny
 from orbax import checkpoint as ocp
 from PIL import Image
 
-from ijepa_jax import checkpoint, errors, train, train_step
+from ijepa_jax import checkpoint, errors, train
+from ijepa_jax.evaluation import features
 
 
 def saved_state(workdir, step):
@@ -50,7 +51,7 @@ def test_a_run_leaves_rows_checkpoints_and_pictures(tmp_path, capsys):
   assert 'encoder' in (tmp_path / 'parameters.txt').read_text()
   printed = capsys.readouterr().out
   assert str(tmp_path / 'checkpoints' / '6') in printed
-  assert 'init_from' in printed
+  assert '--config=configs/folder.py' in printed
 
 
 def test_the_loss_falls(tmp_path):
@@ -191,25 +192,53 @@ def test_a_nan_stops_the_run_and_keeps_the_batch(tmp_path):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good))
 
 
-def test_the_step_compiles_once_for_all_masks(tmp_path, monkeypatch):
-  compiled = []
-  original = train.program.compile_step
+def test_500_steps_of_varied_masks_compile_nothing_after_the_first(
+  tmp_path, monkeypatch
+):
+  compiled, sizes, armed = [], set(), []
 
-  def compile_step(*args):
-    compiled.append(original(*args))
-    return compiled[-1]
+  def count(event, _seconds, **_):
+    if armed and event.endswith('backend_compile_duration'):
+      compiled.append(event)
 
-  monkeypatch.setattr(train.program, 'compile_step', compile_step)
-  config = tiny.config(total_steps=100, checkpoint__every=100)
+  original = train.observe.Observer.step
+
+  def observe_step(self, step, values):
+    armed[:] = [True] if 1 < step < 500 else []
+    original(self, step, values)
+
+  def put_batch(mesh, batch, original=train.sharding.put_batch):
+    sizes.add(int(batch['target_length'][0]))
+    return original(mesh, batch)
+
+  jax.monitoring.register_event_duration_secs_listener(count)
+  monkeypatch.setattr(train.observe.Observer, 'step', observe_step)
+  monkeypatch.setattr(train.sharding, 'put_batch', put_batch)
+  config = tiny.config(total_steps=500, checkpoint__every=500, log__every=1)
   train.train(config, tmp_path)
-  # An ahead-of-time program cannot compile again: other shapes are errors.
-  assert len(compiled) == 1
-  assert isinstance(compiled[0], jax.stages.Compiled)
+  assert len(sizes) > 1
+  assert compiled == []
 
 
-def test_the_encoder_that_is_judged_is_the_target(tmp_path):
-  config = tiny.config(total_steps=1)
-  train.train(config, tmp_path)
-  state = saved_state(tmp_path, 1)
-  assert set(state['target']) == set(state['params']['encoder'])
-  assert train_step.init_state(config).target.keys() == state['target'].keys()
+def test_the_encoder_that_is_judged_is_the_target(tmp_path, monkeypatch):
+  judged = []
+  original = features.FeatureExtractor.__call__
+
+  def extract(self, encoder, images):
+    judged.append(jax.device_get(encoder))
+    return original(self, encoder, images)
+
+  monkeypatch.setattr(features.FeatureExtractor, '__call__', extract)
+  train.train(tiny.config(total_steps=2, eval__every=2), tmp_path)
+  state = saved_state(tmp_path, 2)
+  assert_same(judged[-1], state['target'])
+  kernels = [
+    tree['patch_embed']['kernel']
+    for tree in (judged[-1], state['params']['encoder'])
+  ]
+  assert not np.array_equal(*kernels)
+
+
+def test_cudnn_without_a_gpu_is_one_line(tmp_path):
+  with pytest.raises(errors.UserError, match=r'model\.attention'):
+    train.train(tiny.config(model__attention='cudnn'), tmp_path)

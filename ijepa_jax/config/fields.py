@@ -21,7 +21,7 @@ from ijepa_jax.models import sizes
 
 # fmt: off
 _TABLE = (
-  Field('seed', 0, '[0, inf)',
+  Field('seed', 0, '[0, 4294967295]',
         'Of initialisation, data order, crops and masks.'),
   Field('batch_size', 2048, '[1, inf)',
         'Images per update, on all devices together [A.1].'),
@@ -170,9 +170,9 @@ _TABLE = (
   Field('eval.split', None, None,
         'Split to test the probes on; none: a part of data.split.',
         optional=str, resume=True),
-  Field('eval.train_examples', 5000, '[1, inf)',
+  Field('eval.train_examples', 5000, '[2, inf)',
         'Images to fit the probes on.', resume=True),
-  Field('eval.test_examples', 2000, '[1, inf)',
+  Field('eval.test_examples', 2000, '[2, inf)',
         'Images to test the probes on.', resume=True),
   Field('eval.crop', 0.875, '(0, 1]',
         'Share of the shorter side that the centre crop keeps.', resume=True),

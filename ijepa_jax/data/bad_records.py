@@ -22,29 +22,29 @@ class BadRecords:
     path: pathlib.Path,
     source: Source,
     max_share: float,
-    seen: int,
     log: Callable[[str], None],
   ):
     """Continues the list of an earlier start of the same run.
+
+    What is in the list is not named again. Counted, for the share, is only
+    what this start meets itself: a list may know of records that lie behind
+    the checkpoint a killed run resumes from.
 
     Args:
       path: the file to append to.
       source: where the records come from.
       max_share: `data.max_bad_share`.
-      seen: records this process has read in earlier starts of the run.
       log: tells the user.
     """
     self._path, self._source = path, source
-    self._max_share, self._seen, self._log = max_share, seen, log
-    self._known: set[int] = set()
+    self._max_share, self._log = max_share, log
+    self._seen = 0
+    self._met: set[int] = set()
+    self._named: set[int] = set()
     if path.exists():
-      for line in path.read_text().splitlines():
-        self._known.add(json.loads(line)['record'])
-
-  @property
-  def count(self) -> int:
-    """Different records found broken since the run began."""
-    return len(self._known)
+      # Every whole line ends in a newline: a killed run may leave half of one.
+      for line in path.read_text().split('\n')[:-1]:
+        self._named.add(json.loads(line)['record'])
 
   def check(self, batch: dict[str, np.ndarray]) -> None:
     """Looks for records of a batch that had to be replaced.
@@ -59,9 +59,9 @@ class BadRecords:
       for back in range(int(bad), 0, -1):
         self._note(int(record - back) % len(self._source))
     seen = max(min(self._seen, len(self._source)), _MIN_SEEN)
-    if self.count > self._max_share * seen:
+    if len(self._met) > self._max_share * seen:
       raise errors.DataError(
-        f'{self.count} broken records, more than data.max_bad_share='
+        f'{len(self._met)} broken records, more than data.max_bad_share='
         f'{self._max_share} of {seen}; they are listed in {self._path}'
       )
 
@@ -79,9 +79,10 @@ class BadRecords:
     return f'{name} and its neighbours could not be read, and now they can'
 
   def _note(self, record: int) -> None:
-    if record in self._known:
+    self._met.add(record)
+    if record in self._named:
       return
-    self._known.add(record)
+    self._named.add(record)
     name = self._source.record_id(record)
     reason = self._reason(record)
     with self._path.open('a') as file:

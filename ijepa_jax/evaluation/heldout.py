@@ -6,10 +6,11 @@ import os
 import ml_collections
 import numpy as np
 
+from ijepa_jax import errors
 from ijepa_jax.data import sources, transforms
 from ijepa_jax.evaluation.online import LabelledImages
 
-# The sets are the same in every run, whatever its seed.
+# Which records are chosen does not depend on the run's seed.
 _SEED = 0
 
 
@@ -36,17 +37,21 @@ def load_sets(
       image_size=config.model.image_size,
       seed=_SEED,
     )
-  train = _choose(source, config.eval.train_examples)
-  if test_source is source:
-    chosen = _choose(source, len(train) + config.eval.test_examples)
-    # A set too small for both is cut in the proportion that was asked for.
-    share = config.eval.train_examples / (
-      config.eval.train_examples + config.eval.test_examples
+  if test_source.labels.keys() != source.labels.keys():
+    raise errors.UserError(
+      f'eval.split={config.eval.split!r} has the labels '
+      f'{list(test_source.labels) or "none"}, data.split='
+      f'{config.data.split!r} has {list(source.labels) or "none"}: expected '
+      'the same; nearest: none'
     )
-    cut = max(2, min(len(train), round(share * len(chosen))))
+  fit, measure = config.eval.train_examples, config.eval.test_examples
+  if test_source is source:
+    chosen = _choose(source, fit + measure)
+    # A set too small for both is cut in the proportion that was asked for.
+    cut = max(2, round(len(chosen) * fit / (fit + measure)))
     train, test = chosen[:cut], chosen[cut:]
   else:
-    test = _choose(test_source, config.eval.test_examples)
+    train, test = _choose(source, fit), _choose(test_source, measure)
   transform = transforms.EvalTransform(
     config.model.image_size, config.eval.crop
   )

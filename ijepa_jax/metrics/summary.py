@@ -15,6 +15,7 @@ def final_table(
   init: Figures,
   trained: Figures,
   checkpoint: str,
+  pictures: str,
   commands: Sequence[tuple[str, str]],
 ) -> str:
   """What came of a run, as plain text at most 80 columns wide.
@@ -30,6 +31,7 @@ def final_table(
     init: the same and health/rankme of the encoder before training.
     trained: the same and health/rankme now.
     checkpoint: path of the last one.
+    pictures: where they are.
     commands: (what it does, command), what to do next.
   """
   lines = [
@@ -44,7 +46,7 @@ def final_table(
   labels = [name for name in chance if f'probe/{name}/knn' in trained]
   if labels:
     lines += ['', *_probe_table(labels, chance, pixels, init, trained)]
-  lines += ['', f'Checkpoint: {checkpoint}']
+  lines += ['', f'Checkpoint: {checkpoint}', f'Pictures: {pictures}']
   if commands:
     lines += ['', 'Next:']
     for purpose, command in commands:

@@ -126,11 +126,6 @@ class MetricWriter:
     if self._wandb is not None:
       self._wandb.log(values, step=step)
 
-  def flush(self) -> None:
-    """Asks the system to put rows on the medium: they survive a power cut."""
-    with _disk_errors(self._path):
-      os.fsync(self._file.fileno())
-
   def close(self) -> None:
     """Closes all sinks. More than one call does nothing more."""
     if self._file.closed:
