@@ -13,13 +13,18 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from orbax import checkpoint as ocp
 
 import ijepa_jax
 from ijepa_jax import errors, sharding
+from ijepa_jax.data import sources
 
 FOLDER = 'checkpoints'
+
+_GO_BACK = '; delete it to continue from the one before'
 
 
 def versions() -> dict[str, str]:
@@ -68,13 +73,13 @@ class Checkpoints:
 
   def meta(self, step: int) -> dict[str, Any]:
     """Config, versions and data fingerprint of a checkpoint."""
-    with _readable(self.path(step)):
+    with _readable(self.path(step), _GO_BACK):
       args = ocp.args.Composite(meta=ocp.args.JsonRestore())
       return self._manager.restore(step, args=args).meta
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """Reads a state onto the shardings that `abstract_state` carries."""
-    with _readable(self.path(step)):
+    with _readable(self.path(step), _GO_BACK):
       args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
       return self._manager.restore(step, args=args).state
 
@@ -101,52 +106,127 @@ class Checkpoints:
     self._manager.close()
 
 
-def find(path: str) -> epath.Path:
-  """The checkpoint that a user means by `path`.
+def find(path: epath.PathLike) -> epath.Path | None:
+  """The checkpoint that a user means by `path`, or None if there is none.
 
   Args:
     path: a run's directory, its `checkpoints` folder, or one checkpoint.
-
-  Raises:
-    UserError: there is none.
   """
   folder = epath.Path(path).expanduser().resolve()
   if not folder.is_dir():
-    what = 'is no directory' if folder.exists() else 'does not exist'
-    raise errors.UserError(
-      f'init_from={path} {what}; give a run directory or a checkpoint'
-    )
-  if (folder / 'state').exists():
+    return None
+  if (folder / 'state').exists() and (folder / 'meta').exists():
     return folder
   if (folder / FOLDER).exists():
     folder = folder / FOLDER
   steps = ocp.utils.checkpoint_steps(folder)
-  if not steps:
-    raise errors.UserError(
-      f'init_from={path} holds no checkpoint; give a run directory, or a '
-      f'folder like {FOLDER}/1000 inside one'
-    )
-  return folder / str(max(steps))
+  return folder / str(max(steps)) if steps else None
+
+
+def trained_here(path: epath.PathLike) -> bool:
+  """Whether weights come from our own runs alone, as far as is known.
+
+  Published weights have a licence, which what starts from them inherits.
+  """
+  folder = find(path)
+  if folder is None:
+    return False
+  return bool((State(folder).meta.get('ijepa_jax') or {}).get('trained_here'))
+
+
+class State:
+  """A checkpoint whose arrays are read one at a time, onto the host.
+
+  Attributes:
+    meta: what the run said of itself.
+    shapes: of all arrays by path, such as `target/pos_embed`.
+  """
+
+  def __init__(self, folder: epath.Path):
+    """Reads only what describes the arrays.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    self._folder = folder / 'state'
+    self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    with _readable(str(folder)):
+      meta = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+      self.meta: dict[str, Any] = meta.restore(folder / 'meta')
+      self._tree = self._checkpointer.metadata(self._folder).item_metadata.tree
+    self.shapes = _shapes(self._tree)
+
+  def read(self, path: str) -> np.ndarray:
+    """One array by its path."""
+
+    def one(value: Any) -> Any:
+      return jax.tree.map_with_path(
+        lambda keys, _: value if sharding.path_name(keys) == path else ...,
+        self._tree,
+      )
+
+    with _readable(str(self._folder.parent)):
+      restored = self._checkpointer.restore(
+        self._folder,
+        args=ocp.args.PyTreeRestore(
+          one(0), restore_args=one(ocp.RestoreArgs(restore_type=np.ndarray))
+        ),
+      )
+    return next(x for x in jax.tree.leaves(restored) if x is not ...)
+
+
+def write(folder: epath.PathLike, state: Any, meta: dict[str, Any]) -> None:
+  """Writes one checkpoint outside of a run, in the same format.
+
+  Args:
+    folder: where; must not exist.
+    state: nested dicts of `jax.Array`, whose memory is used as it is: of
+      numpy arrays Orbax makes copies, in case they change.
+    meta: see `State`.
+  """
+  folder = epath.Path(folder).resolve()
+  folder.mkdir(parents=True)
+  # A file per array: the one database of all (OCDBT) is built in memory.
+  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(folder / 'state', args=ocp.args.PyTreeSave(state))
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    checkpointer.save(folder / 'meta', args=ocp.args.JsonSave(meta))
 
 
 def load_weights(path: str, abstract_state: Any) -> tuple[dict, dict]:
-  """Parameters and target of another run, for `init_from`.
+  """Parameters and target of another run, or imported, for `init_from`.
 
   Args:
     path: see `find`.
     abstract_state: the new run's state, with shardings.
 
   Returns:
-    `(params, target)`.
+    `(params, target)`. Of imported weights with a single encoder, it is both;
+    without a predictor, `params` has none.
 
   Raises:
     UserError: nothing there, unreadable, or shapes that do not fit.
   """
-  folder = find(path)
+  # Paths of a bucket are left as they are.
+  local = '://' not in path
+  folder = find(sources.existing_path(path, 'init_from') if local else path)
+  if folder is None:
+    raise errors.UserError(
+      f'init_from={path} holds no checkpoint; give a run directory, a folder '
+      f'like {FOLDER}/1000 inside one, or what `python -m ijepa_jax.convert '
+      '--to=orbax` has written'
+    )
   wanted = {'params': abstract_state.params, 'target': abstract_state.target}
   with _readable(str(folder)):
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     found = checkpointer.metadata(folder / 'state').item_metadata.tree
+    # Imported weights may have a single encoder, and no predictor.
+    wanted['params'] = {
+      part: tree
+      for part, tree in wanted['params'].items()
+      if part in found.get('params', {})
+    }
     _require_same_shapes(wanted, found, path)
     restored = checkpointer.restore(
       folder / 'state',
@@ -156,15 +236,15 @@ def load_weights(path: str, abstract_state: Any) -> tuple[dict, dict]:
         partial_restore=True,
       ),
     )
-  return restored['params'], restored['target']
+  params = restored['params']
+  if 'encoder' not in params:
+    # A copy: the step donates the state, and no buffer twice.
+    params['encoder'] = jax.tree.map(jnp.copy, restored['target'])
+  return params, restored['target']
 
 
 def _require_same_shapes(wanted: dict, found: dict, path: str) -> None:
-  shapes = {
-    sharding.path_name(keys): tuple(leaf.shape)
-    for keys, leaf in jax.tree.leaves_with_path(found)
-    if hasattr(leaf, 'shape')
-  }
+  shapes = _shapes(found)
   for keys, leaf in jax.tree.leaves_with_path(wanted):
     name = sharding.path_name(keys)
     if shapes.get(name) != leaf.shape:
@@ -175,14 +255,22 @@ def _require_same_shapes(wanted: dict, found: dict, path: str) -> None:
       )
 
 
+def _shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of a saved tree by path, such as `target/pos_embed`."""
+  return {
+    sharding.path_name(keys): tuple(leaf.shape)
+    for keys, leaf in jax.tree.leaves_with_path(metadata)
+    if hasattr(leaf, 'shape')
+  }
+
+
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable(path: str, advice: str = '') -> Iterator[None]:
   """A checkpoint that cannot be read is an error, never a restart."""
   try:
     yield
   except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise errors.UserError(
-      f'cannot read checkpoint {path}: {reason}; delete it to continue from '
-      'the one before'
+      f'cannot read checkpoint {path}: {reason}{advice}'
     ) from error

@@ -77,7 +77,11 @@ def make_schedules(
   optim = config.optim
   length = total_steps(config, steps_per_epoch)
   warmup = int(optim.warmup_epochs * steps_per_epoch)
-  horizon = int(optim.schedule_scale * length)
+  if config.total_steps is None:
+    # The reference's order of products: another may truncate differently.
+    horizon = int(optim.schedule_scale * config.total_epochs * steps_per_epoch)
+  else:
+    horizon = int(optim.schedule_scale * length)
 
   lr = _cosine(optim.lr, optim.final_lr, max(1, horizon - warmup))
   if warmup:

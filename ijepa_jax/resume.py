@@ -16,10 +16,19 @@ def make_meta(
   config: ml_collections.ConfigDict, source: Source
 ) -> dict[str, Any]:
   """What a checkpoint says of the run that made it."""
+  origin = config.init_from
   return {
+    'ijepa_jax': {
+      'trained_here': origin is None or checkpoint.trained_here(origin),
+      'crop': config.eval.crop,
+    },
     'config': config.to_dict(),
     'versions': checkpoint.versions(),
-    'data': {'name': source.name, 'fingerprint': source.fingerprint},
+    'data': {
+      'name': source.name,
+      'fingerprint': source.fingerprint,
+      'epoch_length': source.epoch_length,
+    },
   }
 
 
@@ -80,8 +89,11 @@ def restore_or_init(
   state = init_state(config, mesh)
   if config.init_from is not None:
     params, target = checkpoint.load_weights(config.init_from, abstract)
-    state.params, state.target = params, target
-    _say(f'starting from the weights of {config.init_from}')
+    _say(
+      f'starting from the weights of {config.init_from}'
+      + ('' if 'predictor' in params else ', which has no predictor: a new one')
+    )
+    state.params, state.target = state.params | params, target
   return state
 
 

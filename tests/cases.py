@@ -1,17 +1,18 @@
 """Small models and batches that several test files use."""
 
 import dataclasses
-import functools
 import pathlib
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import parity_files
+import parity_golden
+import parity_models
+import parity_report
 import pytest
-import reference_weights
 from flax import nnx
 
 from ijepa_jax import train_step
@@ -21,10 +22,7 @@ from ijepa_jax.models import sizes
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
-# Half the compilation time; the arithmetic is the same.
-jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-)
+jit = parity_models.jit
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -119,99 +117,30 @@ def batch(
   }
 
 
-def pad(x: np.ndarray, length: int, value: int = 0) -> np.ndarray:
-  """Pads the last axis to `length`."""
-  width = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
-  return np.pad(x, width, constant_values=value)
-
-
 # --- The golden numbers ----------------------------------------------------
 
 
-def golden(name: str) -> dict[str, np.ndarray]:
+def golden(name: str) -> parity_files.Arrays:
   """The arrays of `golden/NAME.npz`."""
-  with np.load(GOLDEN / f'{name}.npz') as file:
-    return dict(file)
+  return parity_files.read(GOLDEN / f'{name}.npz')
 
 
-def golden_learner(config: ml_collections.ConfigDict) -> train_step.Learner:
-  """A learner with the golden numbers' normalisation of images."""
-  return train_step.Learner(config, normalise=lambda x: (x - 127.5) / 64)
-
-
-def section(arrays: dict[str, np.ndarray], prefix: str) -> dict:
-  """The arrays whose name starts with `prefix/`, without it."""
-  start = f'{prefix}/'
-  return {
-    name.removeprefix(start): array
-    for name, array in arrays.items()
-    if name.startswith(start)
-  }
-
-
-def parameters(arrays: dict[str, np.ndarray], prefix: str = '') -> dict:
-  """Encoder and predictor under `prefix`, as our parameters."""
-  return {
-    'encoder': reference_weights.encoder(section(arrays, f'{prefix}encoder')),
-    'predictor': reference_weights.predictor(
-      section(arrays, f'{prefix}predictor')
-    ),
-  }
-
-
-def golden_images(
-  seed: int, shape: tuple[int, ...], crc32: np.ndarray
-) -> np.ndarray:
-  """The images of the golden numbers: NCHW noise, returned as NHWC.
-
-  They are drawn again rather than stored; the checksum tells when a new numpy
-  draws something else.
-  """
-  images = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-  assert zlib.crc32(images.tobytes()) == crc32, 'numpy draws other images'
-  return np.moveaxis(images, -3, -1)
-
-
-def golden_masks(
-  context: np.ndarray, target: np.ndarray, length: tuple[int, int] = (0, 0)
-) -> dict[str, np.ndarray]:
-  """Masks `(1, B, k)` and `(M, B, t)` as a batch, padded up to `length`."""
-  count = context.shape[1]
-  lengths = max(length[0], context.shape[2]), max(length[1], target.shape[2])
-  return {
-    'context': pad(context[0].astype(np.int32), lengths[0]),
-    'context_length': np.full(count, context.shape[2], np.int32),
-    'target': pad(target.swapaxes(0, 1).astype(np.int32), lengths[1]),
-    'target_length': np.full(count, target.shape[2], np.int32),
-  }
+# `section(arrays, prefix)`: the arrays under `prefix/`, without it.
+section = parity_files.Arrays.section
 
 
 # --- Comparisons -----------------------------------------------------------
 
-
-def difference(ours: Any, theirs: Any) -> float:
-  """Largest absolute difference of two arrays or trees."""
-  pairs = jax.tree.map(
-    lambda a, b: float(np.abs(np.asarray(a) - b).max()), ours, theirs
-  )
-  return max(jax.tree.leaves(pairs))
+# Largest absolute difference of two arrays or trees.
+difference = parity_report.difference
 
 
 def gradient_difference(ours: dict, theirs: dict) -> dict[str, float]:
-  """Difference of each tensor, over the largest value of `theirs`.
+  """Difference of each tensor of the reference, over its largest value.
 
-  The key bias has no gradient but rounding, and positions none at all: their
-  difference is absolute.
+  The key bias has no gradient but rounding: its difference is absolute.
   """
-  ours = reference_weights.tensors(ours)
-  theirs = reference_weights.tensors(theirs)
-  assert ours.keys() == theirs.keys()
-
-  def scale(name: str) -> float:
-    absolute = name.endswith(('.key', 'pos_embed'))
-    return 1.0 if absolute else float(np.abs(theirs[name]).max())
-
-  def of(name: str) -> float:
-    return difference(ours[name], theirs[name]) / scale(name)
-
-  return {name: of(name) for name in ours}
+  differences, key_biases = parity_report.tensor_differences(
+    *(parity_golden.to_theirs(tree) for tree in (ours, theirs)), scaled=True
+  )
+  return differences | {f'{name}, key': x for name, x in key_biases.items()}

@@ -5,7 +5,7 @@ layer norms and softmax in float32.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import jax
@@ -237,6 +237,32 @@ class Trunk(nnx.Module):
     layer = self.blocks, rates, keys
     x, _ = jax.lax.scan(body, constrain(x), layer, unroll=self.unroll)
     return self.norm(x)
+
+  def intermediate(
+    self, x: jax.Array, layers: Collection[int]
+  ) -> dict[int, jax.Array]:
+    """Outputs of some blocks, each after the final norm.
+
+    Args:
+      x: tokens `(B, N, D)`.
+      layers: numbers of blocks from 0.
+
+    Returns:
+      `(B, N, D)` float32 by block.
+    """
+
+    def body(x, block):
+      return block(x), None
+
+    outputs = {}
+    first = 0
+    for layer in sorted(set(layers)):
+      part = slice(first, layer + 1)
+      blocks = jax.tree.map(lambda p: p[part], self.blocks)  # noqa: B023
+      x, _ = jax.lax.scan(body, x, blocks, unroll=self.unroll)
+      outputs[layer] = self.norm(x)
+      first = layer + 1
+    return outputs
 
 
 def _drop_path(

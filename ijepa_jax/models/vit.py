@@ -1,5 +1,6 @@
 """The encoder: a vision transformer without class token (paper, section 3)."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import jax
@@ -74,7 +75,8 @@ class Encoder(nnx.Module):
     """Encodes images.
 
     Args:
-      images: normalised, `(B, S, S, 3)`.
+      images: normalised, `(B, H, W, 3)`; sides of as many patches as the
+        positions are for.
       context: `(B, K)` patch numbers to look at, or None for all of them.
       context_length: `(B,)` valid entries of `context`, or None for all.
       constrain: pins the sharding of activations.
@@ -93,15 +95,23 @@ class Encoder(nnx.Module):
     x = self.patch_embed(x) + positions
     return self.trunk(x, context_length, constrain=constrain, key=key)
 
+  def intermediate(
+    self, images: jax.Array, layers: Collection[int]
+  ) -> dict[int, jax.Array]:
+    """Features `(B, N, D)` after some blocks and the final norm, by block."""
+    x = patchify(images, self.patch_size)
+    x = self.patch_embed(x) + jax.lax.stop_gradient(self.pos_embed[...])
+    return self.trunk.intermediate(x, layers)
+
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
-  """Cuts `(B, S, S, 3)` images into row-major patches `(B, N, P * P * 3)`.
+  """Cuts `(B, H, W, 3)` images into row-major patches `(B, N, P * P * 3)`.
 
   A patch is flattened as (row, column, channel), the layout of a `(P, P, 3,
   D)` convolution kernel, so that the embedding is one matrix product.
   """
-  batch, side, _, channels = images.shape
-  grid = side // patch_size
-  x = images.reshape(batch, grid, patch_size, grid, patch_size, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5)  # (B, grid, grid, P, P, C)
-  return x.reshape(batch, grid * grid, patch_size**2 * channels)
+  batch, height, width, channels = images.shape
+  rows, columns = height // patch_size, width // patch_size
+  x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5)  # (B, rows, columns, P, P, C)
+  return x.reshape(batch, rows * columns, patch_size**2 * channels)

@@ -1,0 +1,400 @@
+r"""Writes an encoder's features of every image of a folder to one file.
+
+  python -m ijepa_jax.extract --checkpoint=runs/vith14 --images=~/photos \
+    --out=features.npz
+
+The checkpoint is whatever `ijepa_jax.convert` reads. All images at any depth
+are taken, in sorted order, those of train/, val/ and the like too: their names
+tell them apart. Classes are the sub-folders, as in training; an image outside
+of them has the label -1. Files that cannot be read are left out and listed.
+
+FILE.npz      names (n,), features (n, D) float32, bad_files; with classes
+              labels (n,) and classes; with --layers also layers (L,).
+              --pool=none: (n, N, D), one row per patch, row by row;
+              --layers: (n, L, D) or (n, L, N, D)
+FILE.parquet  columns name, label, class, feature (lists, nested likewise); the
+              schema's metadata has bad_files, classes and layers as JSON
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from ijepa_jax import encoder, errors, train_step
+from ijepa_jax.data import decode, folder, folder_index, sources, transforms
+
+# Parquet's readers take one row group at a time.
+_ROW_GROUP_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """The images of a folder.
+
+  Attributes:
+    index: the files.
+    classes: names of the classes, sorted; empty without class folders.
+    labels: (N,) int32, for each file its position in `classes`, or -1.
+  """
+
+  index: folder_index.FolderIndex
+  classes: list[str]
+  labels: np.ndarray
+
+  def name(self, file: int) -> str:
+    """The path relative to the folder."""
+    return folder.printable(self.index.path(file))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command.
+
+  Args:
+    argv: its arguments, default those of the process.
+
+  Raises:
+    UserError: no such folder, checkpoint or layer, no readable image, FILE
+      exists or has another suffix.
+  """
+  args = _parse(argv)
+  out = _new_file(args.out)
+  images = find_images(args.images)
+  model = encoder.load_encoder(
+    args.checkpoint, args.which, image_size=args.image_size, heads=args.heads
+  )
+  layers = _blocks(args.layers, model.architecture.size.depth)
+  compute = functools.partial(_features, model, layers=layers, pool=args.pool)
+  side = model.architecture.image_size
+  transform = transforms.EvalTransform(side, model.crop)
+  try:
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with tempfile.TemporaryDirectory(
+      prefix=f'.{os.path.basename(out)}.', dir=os.path.dirname(out)
+    ) as beside:
+      # On disk: features of all patches may exceed the memory.
+      rows = os.path.join(beside, 'rows')
+      with open(rows, 'wb') as file:
+        good, bad, shape = _extract(
+          images, transform, compute, args.batch_size, file
+        )
+      arrays: dict[str, np.ndarray] = {
+        'names': np.asarray([images.name(number) for number in good]),
+        'features': np.memmap(rows, np.float32, 'r', shape=(len(good), *shape)),
+        'bad_files': np.asarray([images.name(k) for k, _ in bad], np.str_),
+      }
+      if images.classes:
+        arrays['labels'] = images.labels[good]
+        arrays['classes'] = np.asarray(images.classes)
+      if layers is not None:
+        arrays['layers'] = np.asarray(layers)
+      made = os.path.join(beside, os.path.basename(out))
+      _WRITERS[os.path.splitext(out)[1]](made, arrays)
+      os.rename(made, out)
+  except OSError as error:
+    raise errors.UserError(
+      f'--out: {out} cannot be written: {error}'
+    ) from error
+  if bad:
+    print(
+      f'{len(bad):,} files cannot be read, they are listed in bad_files; the '
+      f'first: {images.name(bad[0][0])}: {bad[0][1]}',
+      file=sys.stderr,
+      flush=True,
+    )
+  print(
+    f'{out}: {len(good):,} images, features of {" x ".join(map(str, shape))}'
+  )
+
+
+def find_images(path: str) -> Images:
+  """Lists the images of a folder, all splits together.
+
+  Args:
+    path: the folder, as the user typed it.
+
+  Raises:
+    UserError: there is no such folder, or no image in it.
+  """
+  path = sources.existing_path(path, '--images')
+  if not os.path.isdir(path):
+    raise errors.UserError(f'--images: {path} is a file, expected a folder')
+  index = folder_index.index_folder(path)
+  if not len(index):
+    raise errors.UserError(
+      f'--images: no images below {path} (looked for '
+      + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
+      + ')'
+    )
+  counts = np.diff(index.starts)  # (F,)
+  filled = np.flatnonzero(counts)
+  layout = folder.read_layout(
+    [os.fsdecode(index.folders[number]) for number in filled]
+  )
+  labels = np.repeat(np.asarray(layout.labels, np.int32), counts[filled])
+  return Images(index, layout.classes, labels)
+
+
+def _extract(
+  images: Images,
+  transform: transforms.EvalTransform,
+  compute: Any,
+  batch_size: int,
+  rows: BinaryIO,
+) -> tuple[list[int], list[tuple[int, str]], tuple[int, ...]]:
+  """Writes the features of all readable images to `rows`, end to end.
+
+  `compute` takes uint8 `(B, S, S, 3)`, B = `batch_size` at most.
+
+  Returns:
+    The files used, those that cannot be read and why, the shape of a row.
+
+  Raises:
+    UserError: none can be read.
+  """
+  good: list[int] = []
+  bad: list[tuple[int, str]] = []
+  size = min(batch_size, len(images.index))
+  read = functools.partial(_read, images.index, transform)
+  shape: tuple[int, ...] = ()
+
+  def readable() -> Iterator[np.ndarray]:
+    # Two batches ahead: one for the device, one being decoded meanwhile.
+    for file, result in enumerate(
+      _in_threads(read, range(len(images.index)), 2 * size)
+    ):
+      if isinstance(result, str):
+        bad.append((file, result))
+        bar.update()
+      else:
+        good.append(file)
+        yield result
+
+  with tqdm.tqdm(
+    desc='features', total=len(images.index), unit=' images', smoothing=0.1
+  ) as bar:
+    for features in _one_behind(compute, _batches(readable(), size)):
+      shape = features.shape[1:]
+      rows.write(np.ascontiguousarray(features, np.float32))
+      bar.update(len(features))
+  if not good:
+    raise errors.UserError(
+      f'--images: none of the {len(bad):,} images can be read; the first: '
+      f'{images.name(bad[0][0])}: {bad[0][1]}'
+    )
+  return good, bad, shape
+
+
+def _read(
+  index: folder_index.FolderIndex,
+  transform: transforms.EvalTransform,
+  file: int,
+) -> np.ndarray | str:
+  """Pixels `(S, S, 3)` of a file, or why there are none."""
+  try:
+    path = os.path.join(os.fsencode(index.root), index.path(file))
+    with open(path, 'rb') as stream:
+      return transform(decode.decode(stream.read()))
+  except OSError as error:
+    return error.strerror or str(error)
+  except decode.BadImage as error:
+    return str(error)
+
+
+def _in_threads(
+  function: Any, items: Iterable[int], ahead: int
+) -> Iterator[Any]:
+  """`map` in threads, in order, at most `ahead` results waiting.
+
+  Threads do: Pillow releases the interpreter's lock while it decodes.
+  """
+  remaining = iter(items)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    waiting = collections.deque(
+      pool.submit(function, item) for item in itertools.islice(remaining, ahead)
+    )
+    while waiting:
+      result = waiting.popleft().result()
+      for item in itertools.islice(remaining, 1):
+        waiting.append(pool.submit(function, item))
+      yield result
+
+
+def _batches(
+  images: Iterator[np.ndarray], size: int
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Batches `(B, S, S, 3)`, and how many of each are images.
+
+  The last one is filled up with black: one shape is one compilation.
+  """
+  while batch := list(itertools.islice(images, size)):
+    filling = [np.zeros_like(batch[0])] * (size - len(batch))
+    yield np.stack(batch + filling), len(batch)
+
+
+def _one_behind(
+  compute: Any, batches: Iterator[tuple[np.ndarray, int]]
+) -> Iterator[np.ndarray]:
+  """Features of the images of each batch.
+
+  The device starts on a batch before the result of the previous one is asked
+  for, and works while the next is collected.
+  """
+  before: tuple[jax.Array, int] | None = None
+  for images, count in batches:
+    now = compute(images), count
+    if before is not None:
+      yield np.asarray(before[0])[: before[1]]
+    before = now
+  if before is not None:
+    yield np.asarray(before[0])[: before[1]]
+
+
+@functools.partial(jax.jit, static_argnames=('layers', 'pool'))
+def _features(
+  model: encoder.Encoder,
+  images: jax.Array,
+  *,
+  layers: tuple[int, ...] | None,
+  pool: str,
+) -> jax.Array:
+  """uint8 `(B, S, S, 3)` to `(B, [L,] [N,] D)` float32."""
+  x = train_step.normalise(images)
+  outputs = (model(x),) if layers is None else model.layers(x, layers)
+  if pool == 'mean':
+    outputs = tuple(output.mean(1) for output in outputs)
+  return outputs[0] if layers is None else jnp.stack(outputs, 1)
+
+
+def _write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
+  np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _write_parquet(path: str, arrays: dict[str, np.ndarray]) -> None:
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  features, labels = arrays['features'], arrays.get('labels')
+  kind = pa.float32()
+  for _ in features.shape[1:]:
+    kind = pa.list_(kind)
+  fields = [('name', pa.string()), ('feature', kind)]
+  if labels is not None:
+    fields[1:1] = [('label', pa.int32()), ('class', pa.string())]
+  metadata = {
+    key: json.dumps(arrays[key].tolist())
+    for key in ('bad_files', 'classes', 'layers')
+    if key in arrays
+  }
+  schema = pa.schema(fields, metadata)
+  group = max(1, _ROW_GROUP_BYTES // features[0].nbytes)
+  with parquet.ParquetWriter(path, schema) as writer:
+    for start in range(0, len(features), group):
+      rows = slice(start, start + group)
+      columns = [pa.array(arrays['names'][rows]), _lists(features[rows])]
+      if labels is not None:
+        label = pa.array(labels[rows], mask=labels[rows] < 0)
+        names = pa.array(arrays['classes'].tolist(), pa.string())
+        columns[1:1] = [label, names.take(label)]
+      writer.write_table(pa.table(columns, schema=schema))
+
+
+def _lists(values: np.ndarray) -> Any:
+  """Arrow's lists, nested as the axes of `values` but the first."""
+  import pyarrow as pa
+
+  nested = pa.array(values.reshape(-1))
+  for axis in range(values.ndim - 1, 0, -1):
+    starts = np.arange(0, len(nested) + 1, values.shape[axis])
+    nested = pa.ListArray.from_arrays(starts.astype(np.int32), nested)
+  return nested
+
+
+_WRITERS = {'.npz': _write_npz, '.parquet': _write_parquet}
+
+
+def _new_file(path: str) -> str:
+  """The absolute path of --out, if it can be what was asked for."""
+  path = os.path.abspath(os.path.expanduser(path))
+  suffix = os.path.splitext(path)[1]
+  if suffix not in _WRITERS:
+    raise errors.UserError(
+      f'--out: {path}: expected a name that ends in {" or ".join(_WRITERS)}'
+    )
+  if os.path.lexists(path):
+    raise errors.UserError(f'--out: {path} exists; choose another name')
+  if suffix == '.parquet':
+    try:
+      import pyarrow  # noqa: F401
+    except ImportError as error:
+      raise errors.UserError(
+        '--out: .parquet needs pyarrow, which is not installed: '
+        "pip install 'ijepa_jax[parquet]'"
+      ) from error
+  return path
+
+
+def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
+  """What --layers asks of an encoder of this depth."""
+  if text is None:
+    return None
+  try:
+    numbers = tuple(int(number) for number in text.split(','))
+  except ValueError:
+    numbers = ()
+  if not numbers or min(numbers) < -depth or max(numbers) >= depth:
+    raise errors.UserError(
+      f'--layers={text}: expected numbers from {-depth} to {depth - 1} with '
+      'commas between'
+    )
+  return numbers
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m ijepa_jax.extract',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--checkpoint', required=True, metavar='PATH', help='see above')
+  add('--images', required=True, metavar='FOLDER', help='any depth')
+  add('--out', required=True, metavar='FILE', help='.npz or .parquet; new')
+  text = 'one vector per image, or one per patch (default %(default)s)'
+  add('--pool', choices=('mean', 'none'), default='mean', help=text)
+  text = 'blocks from 0, or from the end: -1 is the last (default: it alone)'
+  add('--layers', metavar='K,K', help=text)
+  text = 'encoder (default %(default)s, the one that the paper evaluates)'
+  add('--which', choices=('target', 'context'), default='target', help=text)
+  text = 'attention heads, where neither the checkpoint nor its width tell'
+  add('--heads', type=int, metavar='N', help=text)
+  text = 'side in pixels (default: as in the checkpoint)'
+  add('--image-size', type=int, metavar='S', help=text)
+  text = 'images per step of the device (default %(default)s)'
+  add('--batch-size', type=_positive, default=64, metavar='N', help=text)
+  return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'{text} is not at least 1')
+  return number
+
+
+if __name__ == '__main__':
+  with errors.exit_cleanly():
+    main()

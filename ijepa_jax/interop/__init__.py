@@ -1,0 +1,1 @@
+"""Weights in and out: every format to and from our own parameters."""

@@ -1,0 +1,262 @@
+"""`python -m ijepa_jax.extract`: features of a folder in one file."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_weights
+import tiny
+from PIL import Image
+
+import ijepa_jax
+from ijepa_jax import errors, extract
+
+_NAMES = [f'{name}/{k}.png' for name in ('cat', 'dog') for k in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp('weights') / 'tiny'
+  return small_weights.write(small_weights.single(), path, 'flax')
+
+
+@pytest.fixture
+def images(tmp_path) -> pathlib.Path:
+  return _folder(tmp_path / 'images', _NAMES)
+
+
+def _folder(root: pathlib.Path, names) -> pathlib.Path:
+  for name in names:
+    rng = np.random.default_rng(list(name.encode()))
+    size = (*rng.integers(10, 30, 2), 3)
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(path)
+  return root
+
+
+def _extract(checkpoint, images, *options: str, out='out.npz') -> pathlib.Path:
+  """Runs the command; returns the file."""
+  path = images.parent / out
+  flags = [f'--checkpoint={checkpoint}', f'--images={images}', f'--out={path}']
+  extract.main([*flags, *options])
+  return path
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(path, allow_pickle=False) as arrays:
+    return dict(arrays)
+
+
+def _one_by_one(checkpoint, images, names, **options) -> np.ndarray:
+  """The same `(n, N, D)` by `load_encoder`."""
+  encoder = ijepa_jax.load_encoder(str(checkpoint), **options)
+  rows = [
+    encoder(encoder.preprocess(Image.open(images / name)))[0] for name in names
+  ]
+  return np.stack(rows)
+
+
+def _close(a, b):
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 8, 64])
+def test_features_are_those_of_the_encoder(batch_size, checkpoint, images):
+  out = _load(_extract(checkpoint, images, f'--batch-size={batch_size}'))
+  assert sorted(out) == ['bad_files', 'classes', 'features', 'labels', 'names']
+  assert out['names'].tolist() == _NAMES
+  assert out['classes'].tolist() == ['cat', 'dog']
+  assert out['labels'].tolist() == [0] * 4 + [1] * 4
+  assert out['bad_files'].tolist() == []
+  assert out['features'].dtype == np.float32
+  _close(out['features'], _one_by_one(checkpoint, images, _NAMES).mean(1))
+  # Otherwise the comparison would say nothing.
+  assert out['features'].std(0).min() > 1e-3
+
+
+def test_all_patches(checkpoint, images):
+  out = _load(_extract(checkpoint, images, '--pool=none', '--batch-size=3'))
+  assert out['features'].shape == (8, 9, 44)
+  _close(out['features'], _one_by_one(checkpoint, images, _NAMES))
+
+
+def test_another_image_size(checkpoint, images):
+  out = _load(_extract(checkpoint, images, '--image-size=20'))
+  alone = _one_by_one(checkpoint, images, _NAMES, image_size=20)
+  _close(out['features'], alone.mean(1))
+
+
+@pytest.mark.parametrize('pool', ['mean', 'none'])
+def test_layers(pool, checkpoint, images):
+  last = _load(_extract(checkpoint, images, f'--pool={pool}'))['features']
+  arguments = (f'--pool={pool}', '--layers=-1,0,2')
+  out = _load(_extract(checkpoint, images, *arguments, out='layers.npz'))
+  assert out['layers'].tolist() == [-1, 0, 2]
+  assert out['features'].shape == (8, 3, *last.shape[1:])
+  _close(out['features'][:, 0], last)
+  _close(out['features'][:, 2], last)
+  assert np.abs(out['features'][:, 1] - last).max() > 1e-2
+
+
+def test_which_encoder(images, tmp_path):
+  held = small_weights.full()
+  both = small_weights.write(held, tmp_path / 'both', 'orbax')
+  for which in ('target', 'context'):
+    out = _extract(both, images, f'--which={which}', out=f'{which}.npz')
+    alone = _one_by_one(both, images, _NAMES, which=which).mean(1)
+    _close(_load(out)['features'], alone)
+
+
+def test_bad_files_are_listed_and_others_unaffected(checkpoint, images, capsys):
+  whole = _load(_extract(checkpoint, images))
+  (images / 'cat' / '1.png').write_bytes(b'')
+  (images / 'dog' / '3.png').write_bytes(b'not an image')
+  (images / 'dog' / 'gone.png').symlink_to(images / 'nowhere')
+  capsys.readouterr()
+  out = _load(_extract(checkpoint, images, '--batch-size=3', out='b.npz'))
+  bad = ['cat/1.png', 'dog/3.png', 'dog/gone.png']
+  assert out['bad_files'].tolist() == bad
+  left = [name for name in _NAMES if name not in bad]
+  assert out['names'].tolist() == left
+  assert out['labels'].tolist() == [0] * 3 + [1] * 3
+  rows = [_NAMES.index(name) for name in left]
+  _close(out['features'], whole['features'][rows])
+  said = capsys.readouterr().err
+  assert '3 files cannot be read' in said
+  assert 'cat/1.png: empty file' in said
+
+
+def test_all_splits_are_taken(checkpoint, tmp_path):
+  names = ['other/a.png', 'train/cat/a.png', 'train/dog/a.png', 'val/cat/b.png']
+  images = _folder(tmp_path / 'images', names)
+  out = _load(_extract(checkpoint, images))
+  assert out['names'].tolist() == names
+  assert out['classes'].tolist() == ['cat', 'dog']
+  assert out['labels'].tolist() == [-1, 0, 1, 0]
+
+
+def test_no_classes(checkpoint, tmp_path):
+  images = _folder(tmp_path / 'images', ['a.png', 'ü.png'])
+  out = _load(_extract(checkpoint, images))
+  assert sorted(out) == ['bad_files', 'features', 'names']
+  assert out['names'].tolist() == ['a.png', 'ü.png']
+
+
+@pytest.mark.parametrize('options', [(), ('--pool=none', '--layers=0,-1')])
+def test_parquet_holds_the_same(options, checkpoint, images, monkeypatch):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  # Several row groups.
+  monkeypatch.setattr(extract, '_ROW_GROUP_BYTES', 3 * 44 * 4)
+  (images / 'alone.png').write_bytes((images / _NAMES[0]).read_bytes())
+  (images / 'bad.png').write_bytes(b'bad')
+  arrays = _load(_extract(checkpoint, images, *options))
+  path = _extract(checkpoint, images, *options, out='out.parquet')
+  file = parquet.ParquetFile(path)
+  assert file.num_row_groups > 1
+  table = file.read()
+  assert table.column_names == ['name', 'label', 'class', 'feature']
+  columns = table.to_pydict()
+  assert columns['name'] == arrays['names'].tolist()
+  assert columns['label'] == [None] + [0] * 4 + [1] * 4
+  assert columns['class'] == [None] + ['cat'] * 4 + ['dog'] * 4
+  features = np.array(columns['feature'], np.float32)
+  np.testing.assert_array_equal(features, arrays['features'])
+  metadata = table.schema.metadata
+  assert json.loads(metadata[b'bad_files']) == ['bad.png']
+  assert json.loads(metadata[b'classes']) == ['cat', 'dog']
+  assert (b'layers' in metadata) == bool(options)
+
+
+def test_nothing_is_left_behind(checkpoint, images, monkeypatch):
+  def fail(path, table):
+    pathlib.Path(path).write_bytes(b'half')
+    raise OSError('No space left on device')
+
+  monkeypatch.setitem(extract._WRITERS, '.npz', fail)
+  with pytest.raises(errors.UserError, match='No space left'):
+    _extract(checkpoint, images)
+  left = {path.name for path in images.parent.iterdir()}
+  assert left <= {'images', 'cache'}
+
+
+def test_parquet_without_pyarrow(checkpoint, images, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pyarrow', None)
+  with pytest.raises(errors.UserError, match='parquet'):
+    _extract(checkpoint, images, out='out.parquet')
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['--layers=3'], '--layers=3: expected numbers from -3 to 2'),
+    (['--layers=0,-4'], '--layers=0,-4: expected numbers'),
+    (['--layers=last'], '--layers=last: expected numbers'),
+    (['--layers='], '--layers=: expected numbers'),
+    (['--out=a.csv'], 'expected a name that ends in .npz or .parquet'),
+    (['--out=a'], 'expected a name that ends in .npz or .parquet'),
+    (['--images=nowhere'], '--images: .*nowhere does not exist'),
+    (['--images=EMPTY'], '--images: no images below .*EMPTY'),
+    (['--images=FILE'], '--images: .*FILE is a file, expected a folder'),
+    (['--images=BAD'], 'none of the 1 images can be read; .*a.png: empty'),
+    (['--checkpoint=EMPTY'], 'EMPTY holds no weights'),
+    (['--checkpoint=nowhere'], 'nowhere does not exist'),
+    (['--image-size=13'], 'image_size=13: expected a multiple'),
+  ],
+)
+def test_errors(options, message, checkpoint, images, monkeypatch):
+  monkeypatch.chdir(images.parent)
+  pathlib.Path('EMPTY').mkdir()
+  pathlib.Path('BAD').mkdir()
+  pathlib.Path('FILE').touch()
+  pathlib.Path('BAD/a.png').touch()
+  before = {path for path in images.parent.iterdir() if path.name != 'cache'}
+  with pytest.raises(errors.UserError, match=message) as error:
+    _extract(checkpoint, images, *options)
+  assert '\n' not in str(error.value)
+  after = {path for path in images.parent.iterdir() if path.name != 'cache'}
+  assert after == before
+
+
+def test_an_existing_file_is_kept(checkpoint, images):
+  out = images.parent / 'out.npz'
+  out.write_bytes(b'mine')
+  with pytest.raises(errors.UserError, match='exists; choose another name'):
+    _extract(checkpoint, images)
+  assert out.read_bytes() == b'mine'
+
+
+def test_command_line(checkpoint, images):
+  command = [
+    *(sys.executable, '-m', 'ijepa_jax.extract'),
+    *(f'--checkpoint={checkpoint}', f'--images={images}'),
+    f'--out={images.parent / "new" / "out.npz"}',
+  ]
+
+  def run():
+    return subprocess.run(
+      command,
+      env=tiny.environment(),
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+
+  done = run()
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.endswith('out.npz: 8 images, features of 44\n')
+  assert '8/8' in done.stderr
+  assert ' images/s' in done.stderr
+  again = run()
+  assert again.returncode == 2
+  assert again.stderr.startswith('error: --out: ')
+  assert again.stderr.count('\n') == 1
