@@ -11,13 +11,13 @@ WORKERS ?= 2
 ARGS ?=
 
 PY := $(VENV)/bin/python
-STAMPS := $(addprefix $(VENV)/.installed-,run test dev)
+STAMPS := $(addprefix $(VENV)/.installed-,run test dev interop)
 # worksteal keeps most of a file in one process, and goes on after a crash.
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-all lint format typecheck clean
+.PHONY: help quickstart test test-all test-interop lint format typecheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -32,6 +32,12 @@ test: $(VENV)/.installed-test ## run the tests, except those marked slow
 
 test-all: $(VENV)/.installed-test ## run all tests
 	$(PYTEST) -m '' -o faulthandler_timeout=1800 $(ARGS)
+
+# timm asks for torchvision, whose version must be the one made for torch.
+test-interop: $(VENV)/.installed-interop ## test against PyTorch, Hugging Face and timm
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
+	  'timm>=1.0.31,<1.1' 'torchvision==0.28.0'
+	$(PYTEST) tests/interop $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format, change nothing
 	$(PY) -m ruff check .
@@ -53,6 +59,7 @@ clean: ## remove the environment and caches, never runs/
 # changed since. The environment itself is made once; `make clean` to start over.
 $(VENV)/.installed-run: EXTRAS :=
 $(VENV)/.installed-test: EXTRAS := [test]
+$(VENV)/.installed-interop: EXTRAS := [test,interop]
 $(VENV)/.installed-dev: EXTRAS := [test,dev]
 
 $(STAMPS): requirements.txt setup.cfg pyproject.toml

@@ -1,4 +1,8 @@
-"""The core against numbers of the reference (golden/README.md)."""
+"""The core against numbers of the reference (golden/README.md).
+
+`benchmarks/parity.py` compares; the tests below read its rows, and make
+mistakes that it must find.
+"""
 
 from unittest import mock
 
@@ -7,305 +11,126 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import parity
+import parity_batch
+import parity_files
+import parity_golden
+import parity_models
+import parity_report
+import parity_schedules
+import parity_training
 import pytest
-import reference_weights
 from flax import nnx
 
 from ijepa_jax import optim, train_step
 from ijepa_jax.models import layers, sizes, vit
 
-golden_size = cases.golden_size
-
-FORWARD = 2e-5  # absolute; float32 against float64 is 4e-6
-LOSS = 2e-6
-GRADIENT = 2e-5  # relative, per tensor
-TRAJECTORY_LOSS = 5e-6
-TRAJECTORY_PARAMETERS = 5e-6
-
-
-# --- One forward and backward pass -----------------------------------------
+FORWARD = parity_batch.FORWARD
 
 
 @pytest.fixture(scope='module')
-def micro():
-  return cases.golden('model_micro')
+def folder():
+  return parity_files.Folder(cases.GOLDEN)
+
+
+def opened(folder, name, prefix=''):
+  """Golden arrays, sizes and weights."""
+  path = folder.path / f'{name}.npz'
+  golden = folder.read(path)
+  weights = parity_models.make_weights(golden.tensors(prefix), path)
+  shape = parity_golden.shape_of(folder.entries(path), *weights.params.values())
+  return golden, shape, weights
+
+
+# --- Every golden number ---------------------------------------------------
 
 
 @pytest.fixture(scope='module')
-def images(micro):
-  pixels = cases.golden_images(11_000, (4, 3, 48, 48), micro['images_crc32'])
-  return (pixels - np.float32(127.5)) / np.float32(64)
-
-
-@pytest.fixture(scope='module')
-def weights(micro):
-  target = reference_weights.encoder(cases.section(micro, 'target_encoder'))
-  return cases.parameters(micro), target
-
-
-@pytest.fixture(scope='module')
-def masks(micro):
-  return cases.golden_masks(micro['masks_enc'], micro['masks_pred'])
-
-
-# What the golden file has of a forward pass, as functions of a learner.
-OUTPUTS = {
-  'target_full': lambda learner, params, target, images, masks: learner.encode(
-    target, images
-  ),
-  'target_ln': lambda learner, params, target, images, masks: learner.targets(
-    target, images, jnp.arange(36)[None, None]
-  )[:, 0],
-  'context_out': lambda learner, params, target, images, masks: nnx.merge(
-    learner._encoder, params['encoder']
-  )(images, masks['context'], masks['context_length']),
-  'predictor_out': lambda learner, params, target, images, masks: (
-    learner.predictions(params, images, masks, None)
-  ),
-  'loss': lambda learner, params, target, images, masks: learner.loss(
-    params, target, images, masks
-  )[0],
-}
-
-
-def forward(names, weights, images, masks):
-  """Outputs of a forward pass by their names in the golden file."""
-  learner = train_step.Learner(cases.config())
-
-  @cases.jit
-  def run(*inputs):
-    return {name: OUTPUTS[name](learner, *inputs) for name in names}
-
-  return run(*weights, images, masks)
-
-
-def expected(micro, name):
-  if name == 'loss':
-    return micro['loss_f64']
-  if name == 'predictor_out':
-    guess = micro[name]  # (M * B, T, D), block by block
-    return guess.reshape(4, 4, *guess.shape[1:]).swapaxes(0, 1)
-  return micro[name]
-
-
-@pytest.fixture(scope='module')
-def outputs(weights, images, masks):
-  return forward(OUTPUTS, weights, images, masks)
+def rows(folder):
+  compared = parity.Comparison(folder).run().rows
+  return {(row.source, row.quantity): row for row in compared}
 
 
 @pytest.mark.parametrize(
-  ('name', 'tolerance'),
+  'quantity',
   [
-    ('target_full', FORWARD),
-    ('target_ln', FORWARD),
-    ('context_out', FORWARD),
-    ('predictor_out', FORWARD),
-    ('loss', LOSS),
+    'target_full',
+    'target_ln',
+    'context_out',
+    'predictor_out',
+    'loss_f64',
+    'grad/encoder (28 tensors)',
+    'grad/encoder (2 key biases)',
+    'grad/predictor (31 tensors)',
+    'grad/predictor (2 key biases)',
+    'gradient of positions',
+    'padded: context_out',
+    'padded: predictor_out',
+    'padded: loss',
+    'padded: gradients (61 tensors)',
+    'padded: gradient there',
   ],
 )
-def test_forward_pass(outputs, micro, name, tolerance):
-  assert cases.difference(outputs[name], expected(micro, name)) < tolerance
+def test_one_batch(rows, quantity):
+  assert rows['model_micro', quantity].passed
 
 
-@pytest.fixture(scope='module')
-def backward():
-  # Unrolled; the forward pass above is of the loop.
-  learner = train_step.Learner(cases.config({'model.unroll': True}))
-  # Images too: what has no gradient was not looked at.
-  run = jax.value_and_grad(learner.loss, argnums=(0, 2), has_aux=True)
-  return cases.jit(run)
+@pytest.mark.parametrize('quantity', ['target_full', 'target_ln'])
+def test_eps_of_layer_norms(rows, quantity):
+  # The tool's tolerance is wider: it must hold for any probe.
+  assert rows['eps_probe', quantity].difference < FORWARD
 
 
-@pytest.fixture(scope='module')
-def gradients(backward, weights, images, masks):
-  return backward(*weights, images, masks)[1]
+@pytest.mark.parametrize(
+  'quantity',
+  [
+    'lr',
+    'wd',
+    'momentum',
+    'one_minus_momentum in the step',
+    'final (90 tensors)',
+    'final (6 key biases)',
+    'loss_f64 of 20 updates',
+  ],
+)
+def test_many_updates(rows, quantity):
+  assert rows['traj_micro', quantity].passed
 
 
-def test_gradients(gradients, micro):
-  theirs = cases.section(micro, 'grad')
-  # The reference has none for positions: ours must be zero.
-  for name in ('encoder/pos_embed', 'predictor/predictor_pos_embed'):
-    theirs[name] = np.zeros_like(micro[name])
-  differences = cases.gradient_difference(
-    gradients[0], cases.parameters(theirs)
-  )
-  key_bias = {n: differences.pop(n) for n in [*differences] if 'key' in n}
-  assert len(key_bias) == 4
-  assert max(key_bias.values()) < 1e-7
-  assert max(differences.values()) < GRADIENT, differences
+@pytest.mark.parametrize('config', parity_schedules.PUBLISHED)
+def test_schedules_in_the_step(rows, config):
+  for name in ('lr', 'weight_decay', 'one_minus_momentum'):
+    assert rows[config, f'{name} in the step'].passed
 
 
 # --- Padding ---------------------------------------------------------------
 
 
-def padded(masks, context_fill, target_fill):
-  """The masks with 3 and 2 invalid entries more per row."""
-  return masks | {
-    'context': cases.pad(masks['context'], 9, context_fill),
-    'target': cases.pad(masks['target'], 8, target_fill),
-  }
-
-
-def unseen_patch(masks):
-  """A patch that no context of the batch contains."""
-  return np.setdiff1d(np.arange(36), masks['context'])[0]
-
-
 @pytest.fixture(scope='module')
-def padded_backward(backward, weights, images, masks):
-  filled = padded(masks, unseen_patch(masks), 35)
-  return backward(*weights, images, filled)
+def micro(folder):
+  """Golden arrays, sizes, weights and the batch."""
+  golden, shape, weights = opened(folder, 'model_micro')
+  given = [golden[n] for n in ('images_u8', 'masks_enc', 'masks_pred')]
+  return golden, shape, weights, parity_golden.make_batch(*given)
 
 
-def test_padding_changes_no_gradient(padded_backward, gradients):
-  ours = cases.gradient_difference(padded_backward[1][0], gradients[0])
-  assert max(ours.values()) < 1e-5, ours
-
-
-def test_padding_changes_no_loss_and_no_health(
-  padded_backward, backward, weights, images, masks
+def test_only_the_context_has_a_gradient_and_no_value_in_padding_matters(
+  micro,
 ):
-  exact = backward(*weights, images, masks)[0]
-  assert cases.difference(padded_backward[0], exact) < 1e-6
+  _, shape, weights, batch = micro
+  # Unrolled; the tool runs the loop.
+  model = parity_models.Model(shape, changes={'model.unroll': True})
+  backward = cases.jit(model.gradients)
+  unseen, _ = parity_batch.unseen_patches(batch, shape.patches)
+  slopes = backward(weights, parity_batch.padded(batch, unseen))
+  by_patch = parity_batch.slopes_of_patches(slopes[1], shape.patch_size)
+  assert np.take_along_axis(by_patch, batch['context'], 1).all()
+  assert np.count_nonzero(by_patch) == batch['context'].size
+  again = backward(weights, parity_batch.padded(batch, 0 * unseen))
+  assert cases.difference(again, slopes) == 0
 
 
-def test_padding_changes_no_prediction(outputs, weights, images, masks):
-  filled = padded(masks, unseen_patch(masks), 35)
-  guess = forward(['predictor_out'], weights, images, filled)
-  guess = guess['predictor_out'][:, :, :6]
-  assert cases.difference(guess, outputs['predictor_out']) < 1e-5
-
-
-def test_gradient_at_padding_is_exactly_zero(padded_backward, masks):
-  slopes = vit.patchify(padded_backward[1][1], 8)  # (B, N, P * P * 3)
-  slopes = np.abs(slopes).max(-1)
-  assert not slopes[:, unseen_patch(masks)].any()
-  assert np.take_along_axis(slopes, masks['context'], 1).all()
-
-
-def test_values_in_padding_do_not_matter(
-  padded_backward, backward, weights, images, masks
-):
-  again = backward(*weights, images, padded(masks, 0, 0))
-  assert cases.difference(again, padded_backward) == 0
-
-
-# --- Layer norm eps --------------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def probe():
-  return cases.golden('eps_probe')
-
-
-def probe_output(probe, images):
-  learner = train_step.Learner(cases.config())
-  target = reference_weights.encoder(cases.section(probe, 'target_encoder'))
-  everything = np.tile(np.arange(36), (4, 1, 1))
-  return cases.jit(learner.targets)(target, images, everything)[:, 0]
-
-
-def test_eps_of_layer_norms(probe, images):
-  ours = probe_output(probe, images)
-  assert cases.difference(ours, probe['target_ln']) < FORWARD
-
-
-# --- Positions -------------------------------------------------------------
-
-
-def initial_positions():
-  def make():
-    size = sizes.Size(48, 1, 3)
-    encoder = vit.Encoder(size, patch_size=8, image_size=96, rngs=nnx.Rngs(0))
-    return encoder.pos_embed[...]
-
-  return cases.jit(make)()
-
-
-def test_initial_positions(trajectory):
-  theirs = trajectory['init/encoder/pos_embed'][0]
-  assert cases.difference(initial_positions(), theirs) < 1e-6
-
-
-# --- 20 steps of training --------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def trajectory():
-  return cases.golden('traj_micro')
-
-
-@pytest.fixture(scope='module')
-def trajectory_images(trajectory):
-  shape = (20, 8, 3, 96, 96)
-  return cases.golden_images(21, shape, trajectory['images_crc32'])
-
-
-def trajectory_config():
-  return cases.config(
-    {'model.image_size': 96, 'model.unroll': True, 'batch_size': 8}
-  )
-
-
-@pytest.fixture(scope='module')
-def train(trajectory, trajectory_images):
-  """Runs the golden steps.
-
-  Gradients and update are compiled apart, so that a mistake in the update
-  costs no second compilation of the gradients.
-  """
-  config = trajectory_config()
-  learner = cases.golden_learner(config)
-  gradients = jax.jit(learner.gradients)
-  init = cases.parameters(trajectory, 'init/')
-  final = {
-    **cases.parameters(trajectory, 'final/'),
-    'target': reference_weights.encoder(
-      cases.section(trajectory, 'final/target_encoder')
-    ),
-  }
-
-  def run():
-    """Differences of the losses, and of the final parameters."""
-
-    @cases.jit
-    def update(state, batch, schedule, result):
-      with mock.patch.object(learner, 'gradients', return_value=result):
-        return learner.step(state, batch, schedule)
-
-    schedules = optim.make_schedules(config, 5)
-    state = train_step.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=init,
-      target=init['encoder'],
-      opt_state=optim.make_optimizer().init(init),
-    )
-    losses = []
-    for i in range(20):
-      batch = cases.golden_masks(
-        trajectory[f'masks_enc_{i:02}'],
-        trajectory[f'masks_pred_{i:02}'],
-        (53, 30),  # the longest of all steps
-      )
-      batch['image'] = trajectory_images[i]
-      result = gradients(state, batch)
-      state, metrics = update(state, batch, schedules.at(i), result)
-      losses.append(metrics['loss'])
-    return (
-      cases.difference(np.stack(losses), trajectory['loss_f64']),
-      cases.difference(state.params | {'target': state.target}, final),
-    )
-
-  return run
-
-
-def test_trajectory(train):
-  loss, parameters = train()
-  assert loss < TRAJECTORY_LOSS
-  assert parameters < TRAJECTORY_PARAMETERS
-
-
-# --- Mistakes that the comparisons above must find -------------------------
+# --- Mistakes in the model -------------------------------------------------
 
 
 def no_target_norm(self, encoder, images, target):
@@ -321,39 +146,120 @@ def columns_first(images, patch_size, right=vit.patchify):
   return right(jnp.swapaxes(images, 1, 2), patch_size)
 
 
+def target_sees_context(
+  self, params, target, *batch, right=train_step.Learner.loss
+):
+  return right(self, params | {'encoder': target}, target, *batch)
+
+
+def context_makes_targets(
+  self, params, target, *batch, right=train_step.Learner.loss
+):
+  return right(self, params, params['encoder'], *batch)
+
+
 @pytest.mark.parametrize(
   ('holder', 'name', 'wrong', 'output'),
   [
     (nnx, 'gelu', tanh_gelu, 'target_full'),
     (train_step.Learner, 'targets', no_target_norm, 'target_ln'),
     (vit, 'patchify', columns_first, 'target_full'),
+    (train_step.Learner, 'loss', target_sees_context, 'loss'),
+    (train_step.Learner, 'loss', context_makes_targets, 'loss'),
   ],
-  ids=['tanh GELU', 'target LayerNorm missing', 'rows and columns swapped'],
+  ids=[
+    'tanh GELU',
+    'target LayerNorm missing',
+    'rows and columns of the image swapped',
+    'target encoder where the context encoder belongs',
+    'context encoder where the target encoder belongs',
+  ],
 )
 def test_mistake_in_the_model_is_found(
-  monkeypatch, weights, images, masks, micro, holder, name, wrong, output
+  monkeypatch, micro, holder, name, wrong, output
 ):
+  golden, shape, weights, batch = micro
   monkeypatch.setattr(holder, name, wrong)
-  ours = forward([output], weights, images, masks)[output]
-  assert cases.difference(ours, expected(micro, output)) > FORWARD
+  ours = parity_models.forward(shape, weights, batch, (output,))[output]
+  theirs = golden['loss_f64' if output == 'loss' else output]
+  assert cases.difference(ours, theirs) > FORWARD
 
 
 @pytest.mark.parametrize('eps', [1e-5, 1e-12])
-def test_mistake_in_the_eps_is_found(monkeypatch, probe, images, eps):
+def test_mistake_in_the_eps_is_found(monkeypatch, micro, eps):
   monkeypatch.setattr(layers, 'EPSILON', eps)
-  ours = probe_output(probe, images)
-  assert cases.difference(ours, probe['target_ln']) > FORWARD
+  probe = cases.golden('eps_probe')
+  target = parity_golden.to_ours(probe, 'target_encoder', probe.path)
+  _, shape, _, batch = micro
+  report = parity_report.Report()
+  parity_batch.compare_probe(
+    report, 'probe', shape, parity_models.Weights({}, target), batch, probe
+  )
+  assert 'target_ln' in [row.quantity for row in report.failed]
 
 
-def test_mistake_in_the_positions_is_found(monkeypatch, trajectory):
+def initial_positions():
+  def make():
+    size = sizes.Size(48, 1, 3)
+    encoder = vit.Encoder(size, patch_size=8, image_size=96, rngs=nnx.Rngs(0))
+    return encoder.pos_embed[...]
+
+  return cases.jit(make)()
+
+
+def test_initial_positions():
+  theirs = cases.golden('traj_micro')['init/encoder/pos_embed'][0]
+  assert cases.difference(initial_positions(), theirs) < 1e-6
+
+
+def test_rows_and_columns_of_positions_swapped_is_found(monkeypatch):
   right = layers.sincos_positions
 
   def swapped(width, grid):
     return np.roll(right(width, grid), width // 2, axis=1)
 
   monkeypatch.setattr(layers, 'sincos_positions', swapped)
-  theirs = trajectory['init/encoder/pos_embed'][0]
+  theirs = cases.golden('traj_micro')['init/encoder/pos_embed'][0]
   assert cases.difference(initial_positions(), theirs) > 1e-2
+
+
+# --- Mistakes in the update ------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def train(folder):
+  """Runs the golden updates; returns the rows that fail.
+
+  Gradients and update are compiled apart, so that a mistake in the update
+  costs no second compilation of the gradients.
+  """
+  golden, shape, weights = opened(folder, 'traj_micro', 'init/')
+  described = folder.entries(golden.path)['schedule']
+  schedules = parity_schedules.make_schedules(described, golden.path)
+  model = parity_models.Model(shape, changes={'model.unroll': True})
+  gradients = jax.jit(model.learner.gradients)
+
+  def run():
+    @cases.jit
+    def update(state, batch, schedule, result):
+      with mock.patch.object(model.learner, 'gradients', return_value=result):
+        return model.learner.step(state, batch, schedule)
+
+    def step(state, batch, schedule):
+      return update(state, batch, schedule, gradients(state, batch))
+
+    report = parity_report.Report()
+    golden_run = parity_training.Run(shape, weights, schedules, golden)
+    final = {'final': golden.section('final')}
+    parity_training.compare(report, 'traj', golden_run, step, final)
+    assert len(report.rows) == 3
+    return report.failed
+
+  return run
+
+
+def test_unrolled_updates_too(train):
+  assert train() == []
 
 
 def ema_before_update(self, *inputs, right=train_step.Learner.step):
@@ -388,5 +294,4 @@ def test_mistake_in_the_update_is_found(
   monkeypatch, train, holder, name, wrong
 ):
   monkeypatch.setattr(holder, name, wrong)
-  loss, parameters = train()
-  assert loss > TRAJECTORY_LOSS or parameters > TRAJECTORY_PARAMETERS
+  assert train() != []

@@ -1,28 +1,13 @@
 """Learning rate, weight decay and momentum, against the reference's."""
 
 import math
-import pathlib
-import runpy
 
 import cases
 import numpy as np
+import parity_schedules
 import pytest
 
 from ijepa_jax import optim
-
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
-
-# Our config, the reference's, and its steps per epoch.
-PUBLISHED = [
-  ('vith14', 'in1k_vith14_ep300', 625),
-  ('vith16_448', 'in1k_vith16-448_ep300', 625),
-  ('vith14_in22k', 'in22k_vith14_ep66', 6932),
-  ('vitg16_in22k', 'in22k_vitg16_ep44', 6932),
-]
-
-
-def load(name, *variant):
-  return runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config'](*variant)
 
 
 @pytest.fixture(scope='module')
@@ -30,11 +15,10 @@ def golden():
   return cases.golden('schedules')
 
 
-@pytest.fixture(scope='module', params=PUBLISHED, ids=lambda row: row[0])
+@pytest.fixture(scope='module', params=parity_schedules.PUBLISHED)
 def published(request, golden):
-  ours, theirs, steps_per_epoch = request.param
-  schedules = optim.make_schedules(load(ours), steps_per_epoch)
-  return schedules, cases.section(golden, theirs)
+  schedules = parity_schedules.published(request.param)
+  return schedules, golden.section(request.param)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +39,8 @@ def test_published_run_complement_of_momentum(published):
 
 
 def test_off_by_one_would_show(golden):
-  schedules = optim.make_schedules(load('vith14'), 625)
-  theirs = cases.section(golden, 'in1k_vith14_ep300')
+  schedules = parity_schedules.published('in1k_vith14_ep300')
+  theirs = golden.section('in1k_vith14_ep300')
   early = schedules.lr[np.maximum(theirs['idx'] - 1, 0)]
   assert np.abs(early / theirs['lr'] - 1).max() > 1e-5
 
@@ -103,6 +87,17 @@ def test_scale_stretches_all_three_beyond_the_end():
   assert scaled.weight_decay[-1] < 0.4
   rise = 0.004 * 39 / 50
   assert scaled.momentum[-1] == pytest.approx(0.996 + rise, rel=1e-12)
+
+
+def test_scaled_length_is_truncated_in_the_order_of_the_reference():
+  config = small(schedule_scale=1.02)
+  config.total_epochs = 5
+  ours = optim.make_schedules(config, 100).weight_decay
+  length = int(1.02 * 5 * 100)
+  assert length != int(1.02 * (5 * 100))
+  angle = np.pi * np.arange(1, 501) / length
+  expected = 0.4 + (0.04 - 0.4) / 2 * (1 + np.cos(angle))
+  np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
 def test_momentum_starts_at_its_first_value():
