@@ -237,7 +237,7 @@ def unseen_patches(batch: dict, patches: int) -> tuple[np.ndarray, np.ndarray]:
   """A patch outside of each context `(B,)`, and whether there is one."""
   outside = np.ones((len(batch['context']), patches), bool)
   np.put_along_axis(outside, batch['context'], False, axis=1)
-  return outside.argmax(1), outside.any(1)
+  return outside.argmax(1), np.asarray(outside.any(1))
 
 
 def slopes_of_patches(slopes: Any, patch_size: int) -> np.ndarray:

@@ -188,7 +188,7 @@ def _extract(
   ) as bar:
     for features in _one_behind(compute, _batches(readable(), size)):
       shape = features.shape[1:]
-      rows.write(np.ascontiguousarray(features, np.float32))
+      rows.write(np.ascontiguousarray(features, np.float32).data)
       bar.update(len(features))
   if not good:
     raise errors.UserError(
