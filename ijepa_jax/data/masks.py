@@ -295,6 +295,6 @@ def _random_subset(
   found = np.flatnonzero(allowed)
   keys = np.full(allowed.shape, 2**32 - 1, np.uint32)
   keys.reshape(-1)[found] = rng.integers(0, 2**32, found.size, np.uint32)
-  index = min(length, keys.shape[1]) - 1
+  index = min(length, allowed.shape[1]) - 1
   bound = np.partition(keys, index, axis=1)[:, index : index + 1]
   return allowed & (keys <= bound)
