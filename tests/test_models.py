@@ -201,6 +201,23 @@ def test_way_to_compute_changes_no_gradient(tokens, plain_slopes, changes):
     assert cases.difference(ours, plain) < 1e-5 * np.abs(plain).max()
 
 
+@pytest.mark.parametrize('depth', [1, 2, 3])
+def test_outputs_that_are_not_wanted_change_nothing(tokens, depth):
+  size = sizes.Size(width=8, depth=depth, heads=2)
+  lengths = np.arange(16, dtype=np.int32) % 4 + 2
+
+  def some(model, tokens, outputs):
+    return model(tokens, lengths, outputs=outputs)[:, :2]
+
+  def run(outputs):
+    slopes = jax.grad(lambda *args: (some(*args, outputs) ** 3).sum(), (0, 1))
+    both = cases.jit(lambda *args: (some(*args, outputs), slopes(*args)))
+    return jax.tree.leaves(both(trunk(size), tokens))
+
+  for ours, plain in zip(run(2), run(None), strict=True):
+    assert cases.difference(ours, plain) < 1e-5 * max(1, np.abs(plain).max())
+
+
 def test_every_block_starts_with_other_weights():
   def make():
     encoder = vit.Encoder(TINY, patch_size=2, image_size=8, rngs=nnx.Rngs(0))

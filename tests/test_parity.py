@@ -23,7 +23,7 @@ import pytest
 from flax import nnx
 
 from ijepa_jax import optim, train_step
-from ijepa_jax.models import layers, sizes, vit
+from ijepa_jax.models import elementwise, layers, sizes, vit
 
 FORWARD = parity_batch.FORWARD
 
@@ -138,7 +138,7 @@ def no_target_norm(self, encoder, images, target):
   return jnp.take_along_axis(features[:, None], target[..., None], axis=2)
 
 
-def tanh_gelu(x, approximate):
+def tanh_gelu(x):
   return jax.nn.gelu(x, approximate=True)
 
 
@@ -161,7 +161,7 @@ def context_makes_targets(
 @pytest.mark.parametrize(
   ('holder', 'name', 'wrong', 'output'),
   [
-    (nnx, 'gelu', tanh_gelu, 'target_full'),
+    (elementwise, 'gelu', tanh_gelu, 'target_full'),
     (train_step.Learner, 'targets', no_target_norm, 'target_ln'),
     (vit, 'patchify', columns_first, 'target_full'),
     (train_step.Learner, 'loss', target_sees_context, 'loss'),

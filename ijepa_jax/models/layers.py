@@ -6,14 +6,14 @@ layer norms and softmax in float32.
 
 import functools
 from collections.abc import Callable, Collection
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ijepa_jax.models import sizes
+from ijepa_jax.models import elementwise, sizes
 
 # eps of every affine layer norm (reference: `partial(nn.LayerNorm, eps=1e-6)`).
 EPSILON = 1e-6
@@ -22,6 +22,9 @@ EPSILON = 1e-6
 # +-2 in absolute value never bites there (reference: `trunc_normal_(std=0.02)`
 # with the bounds' defaults), so a plain normal is the same law.
 INIT_STD = 0.02
+
+# Added to the logits of tokens that are not to be looked at.
+_MASKED = -1e30
 
 # `constrain(x)` pins the sharding of activations; models know no mesh.
 Constrain = Callable[[jax.Array], jax.Array]
@@ -66,7 +69,7 @@ def attention(
   """Softmax attention over the first `lengths` tokens of each row.
 
   Args:
-    query: `(B, N, H, D)`.
+    query: `(B, Q, H, D)`.
     key: `(B, N, H, D)`.
     value: `(B, N, H, D)`.
     lengths: `(B,)` int32 valid tokens, or None when all are valid. Outputs at
@@ -74,18 +77,29 @@ def attention(
     implementation: `'xla'` or `'cudnn'`.
 
   Returns:
-    `(B, N, H, D)`.
+    `(B, Q, H, D)`.
   """
-  return jax.nn.dot_product_attention(
-    query,
-    key,
-    value,
-    key_value_seq_lengths=lengths,
-    implementation=implementation,
+  if implementation == 'cudnn':
+    return jax.nn.dot_product_attention(
+      query,
+      key,
+      value,
+      key_value_seq_lengths=lengths,
+      implementation='cudnn',
+    )
+  logits = jnp.einsum(
+    'bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32
   )
+  logits *= query.shape[-1] ** -0.5
+  if lengths is not None:
+    valid = jnp.arange(key.shape[1]) < lengths[:, None, None, None]
+    # Added, not selected: the backward pass has nothing to do.
+    logits += jnp.where(valid, 0.0, _MASKED)
+  weights = elementwise.softmax(logits, value.dtype)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
 
 
-class Linear(nnx.Linear):
+class Linear(nnx.Module):
   """A linear layer that sees all tokens of all images as rows of one matrix.
 
   XLA's CPU backend is three times slower at the weight gradient of a batch
@@ -102,12 +116,31 @@ class Linear(nnx.Linear):
     rngs: nnx.Rngs,
   ):
     init = nnx.initializers.normal(init_std)
-    super().__init__(width, out, kernel_init=init, dtype=dtype, rngs=rngs)
+    self.kernel = nnx.Param(init(rngs.params(), (width, out)))
+    self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (out,)))
+    self.dtype = dtype
 
-  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+  def __call__(
+    self, inputs: jax.Array, channels: slice = slice(None)
+  ) -> jax.Array:
+    """Maps `(..., width)` to some of the output channels, default all."""
     rows = inputs.reshape(-1, inputs.shape[-1])
-    rows = super().__call__(rows, out_sharding)
-    return rows.reshape(*inputs.shape[:-1], self.out_features)
+    kernel, bias = self.kernel[:, channels], self.bias[channels]
+    rows = rows.astype(self.dtype) @ kernel.astype(self.dtype)
+    rows += bias.astype(self.dtype)
+    return rows.reshape(*inputs.shape[:-1], -1)
+
+
+class LayerNorm(nnx.Module):
+  """Layer norm over channels, in float32."""
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs):
+    self.scale = nnx.Param(nnx.initializers.ones(rngs.params(), (width,)))
+    self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (width,)))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = elementwise.standardise(x.astype(jnp.float32), EPSILON)
+    return y * self.scale[...] + self.bias[...]
 
 
 class Block(nnx.Module):
@@ -125,13 +158,10 @@ class Block(nnx.Module):
     linear = functools.partial(
       Linear, dtype=dtype, init_std=init_std, rngs=rngs
     )
-    norm = functools.partial(
-      nnx.LayerNorm, epsilon=EPSILON, dtype=jnp.float32, rngs=rngs
-    )
-    self.norm1 = norm(size.width)
+    self.norm1 = LayerNorm(size.width, rngs=rngs)
     self.qkv = linear(size.width, 3 * size.width)
     self.proj = linear(size.width, size.width)
-    self.norm2 = norm(size.width)
+    self.norm2 = LayerNorm(size.width, rngs=rngs)
     self.fc1 = linear(size.width, size.hidden)
     self.fc2 = linear(size.hidden, size.width)
     self.heads = size.heads
@@ -142,6 +172,7 @@ class Block(nnx.Module):
     x: jax.Array,
     lengths: jax.Array | None = None,
     keep: tuple[jax.Array | float, jax.Array | float] = (1.0, 1.0),
+    outputs: int | None = None,
   ) -> jax.Array:
     """Applies the block.
 
@@ -150,19 +181,35 @@ class Block(nnx.Module):
       lengths: `(B,)` valid tokens per row, or None.
       keep: factors on the residual branches of attention and MLP: 1, or
         `(B, 1, 1)` for drop path.
+      outputs: how many of the first tokens are wanted, or None for all; the
+        others are only looked at.
 
     Returns:
-      `(B, N, D)`.
+      `(B, N, D)`, or `(B, outputs, D)`.
     """
-    batch, tokens, width = x.shape
-    qkv = self.qkv(self.norm1(x))
-    qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-    y = attention(
-      qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], lengths, self.attention
-    )
-    x = x + keep[0] * self.proj(y.reshape(batch, tokens, width))
-    y = nnx.gelu(self.fc1(self.norm2(x)), approximate=False)
+    query, key, value = self._query_key_value(self.norm1(x), outputs)
+    y = attention(query, key, value, lengths, self.attention)
+    x = x[:, :outputs]
+    x = x + keep[0] * self.proj(y.reshape(x.shape))
+    y = elementwise.gelu(self.fc1(self.norm2(x)))
     return x + keep[1] * self.fc2(y)
+
+  def _query_key_value(
+    self, x: jax.Array, queries: int | None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(B, queries, H, D / H)` and twice `(B, N, H, D / H)`."""
+    width = x.shape[-1]
+    if queries is None:
+      parts = jnp.split(self.qkv(x), 3, axis=-1)
+    else:
+      parts = [
+        self.qkv(x[:, :queries], slice(0, width)),
+        *jnp.split(self.qkv(x, slice(width, 3 * width)), 2, axis=-1),
+      ]
+    query, key, value = (
+      part.reshape(*part.shape[:2], self.heads, -1) for part in parts
+    )
+    return query, key, value
 
 
 class Trunk(nnx.Module):
@@ -196,9 +243,7 @@ class Trunk(nnx.Module):
       )
 
     self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), size.depth))
-    self.norm = nnx.LayerNorm(
-      size.width, epsilon=EPSILON, dtype=jnp.float32, rngs=rngs
-    )
+    self.norm = LayerNorm(size.width, rngs=rngs)
     self.depth = size.depth
     self.remat = remat
     self.unroll = unroll
@@ -211,6 +256,7 @@ class Trunk(nnx.Module):
     *,
     constrain: Constrain = identity,
     key: jax.Array | None = None,
+    outputs: int | None = None,
   ) -> jax.Array:
     """Applies all blocks and the final norm.
 
@@ -219,23 +265,33 @@ class Trunk(nnx.Module):
       lengths: `(B,)` valid tokens per row, or None.
       constrain: pins the sharding of `(B, N, D)` activations.
       key: randomness of drop path; None turns it off.
+      outputs: how many of the first tokens are wanted, or None for all. The
+        last block is not computed for the others.
 
     Returns:
-      `(B, N, D)` float32.
+      `(B, N, D)`, or `(B, outputs, D)`, float32.
     """
     rates = jnp.linspace(0.0, self.drop_path, self.depth)
     keys = None
     if key is not None and self.drop_path > 0:
       keys = jax.random.split(key, self.depth)
 
-    def body(x, layer):
+    def body(x, layer, outputs=None):
       block, rate, key = layer
       keep = (1.0, 1.0) if key is None else _drop_path(key, rate, x)
-      return constrain(block(x, lengths, keep)), None
+      return constrain(block(x, lengths, keep, outputs)), None
 
-    body = _rematerialise(body, self.remat, prevent_cse=self.unroll)
-    layer = self.blocks, rates, keys
-    x, _ = jax.lax.scan(body, constrain(x), layer, unroll=self.unroll)
+    rematerialise = functools.partial(_rematerialise, policy=self.remat)
+    layers = self.blocks, rates, keys
+    last = None
+    if outputs is not None:
+      last = jax.tree.map(lambda p: p[-1], layers)
+      layers = jax.tree.map(lambda p: p[:-1], layers)
+    each = rematerialise(body, prevent_cse=self.unroll)
+    x, _ = jax.lax.scan(each, constrain(x), layers, unroll=self.unroll)
+    if last is not None:
+      end = functools.partial(body, outputs=outputs)
+      x, _ = rematerialise(end, prevent_cse=True)(x, last)
     return self.norm(x)
 
   def intermediate(
@@ -278,7 +334,7 @@ def _drop_path(
 
 
 def _rematerialise(
-  body: Callable, policy: str, *, prevent_cse: bool
+  body: Callable, *, policy: str, prevent_cse: bool
 ) -> Callable:
   """What the backward pass keeps of a block (`model.remat`).
 

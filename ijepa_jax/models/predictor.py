@@ -95,5 +95,5 @@ class Predictor(nnx.Module):
     x = jnp.pad(asked, ((0, 0), (0, known.shape[1]), (0, 0)))
     x = jax.lax.dynamic_update_slice(x, known, (0, target_length, 0))
     lengths = jnp.repeat(context_length, blocks) + target_length
-    x = self.trunk(x, lengths, constrain=constrain)[:, :queries]
+    x = self.trunk(x, lengths, constrain=constrain, outputs=queries)
     return self.proj(x).reshape(batch, blocks, queries, -1)
