@@ -122,7 +122,7 @@ class Encoder:
       squares.append(transform(rgb))
     if not squares:
       raise errors.UserError('preprocess: no images')
-    return normalise(np.stack(squares))
+    return train_step.normalise(np.stack(squares))
 
   def _module(self, images: jax.Array) -> vit.Encoder:
     """The module for images of this shape."""
@@ -170,13 +170,6 @@ def _encode_layers(
   return tuple(outputs[number] for number in numbers)
 
 
-def normalise(images: np.ndarray) -> np.ndarray:
-  """uint8 `(..., 3)` to float32 with ImageNet's mean and deviation."""
-  mean = np.asarray(train_step.MEAN, np.float32)
-  std = np.asarray(train_step.STD, np.float32)
-  return (images / np.float32(255) - mean) / std
-
-
 def load_encoder(
   path: str,
   which: Which = 'target',
@@ -184,6 +177,7 @@ def load_encoder(
   dtype: jax.typing.DTypeLike = 'float32',
   *,
   heads: int | None = None,
+  field: str = 'path',
 ) -> Encoder:
   """Loads an encoder from whatever `ijepa_jax.convert` reads or writes.
 
@@ -195,6 +189,7 @@ def load_encoder(
       the positions are interpolated. Default: as in the file.
     dtype: of the matrix products, float32 or bfloat16.
     heads: attention heads, where neither the file nor its width tell.
+    field: what the user calls `path`, for messages: a command's argument.
 
   Returns:
     The encoder, on JAX's default device.
@@ -208,7 +203,7 @@ def load_encoder(
   compute = str(getattr(dtype, '__name__', dtype))
   if compute not in ('float32', 'bfloat16'):
     raise errors.UserError(f'dtype={compute}: expected float32 or bfloat16')
-  held = reading.open_weights(str(path), heads)
+  held = reading.open_weights(str(path), heads, field)
   if image_size is not None:
     held = writing.resized(held, image_size, positions.square)
   return Encoder(

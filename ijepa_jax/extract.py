@@ -5,8 +5,9 @@ r"""Writes an encoder's features of every image of a folder to one file.
 
 The checkpoint is whatever `ijepa_jax.convert` reads. All images at any depth
 are taken, in sorted order, those of train/, val/ and the like too: their names
-tell them apart. Classes are the sub-folders, as in training; an image outside
-of them has the label -1. Files that cannot be read are left out and listed.
+tell them apart. Classes are the sub-folders, as in training, also a single one
+beside other images; an image outside of them has the label -1. Files that
+cannot be read are left out and listed.
 
 FILE.npz      names (n,), features (n, D) float32, bad_files; with classes
               labels (n,) and classes; with --layers also layers (L,).
@@ -22,7 +23,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -34,11 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ijepa_jax import encoder, errors, train_step
+from ijepa_jax import encoder, errors, feature_files, train_step
 from ijepa_jax.data import decode, folder, folder_index, sources, transforms
-
-# Parquet's readers take one row group at a time.
-_ROW_GROUP_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       exists or has another suffix.
   """
   args = _parse(argv)
-  out = _new_file(args.out)
+  out = feature_files.new_file(args.out, '--out')
   images = find_images(args.images)
   model = encoder.load_encoder(
     args.checkpoint, args.which, image_size=args.image_size, heads=args.heads
@@ -91,18 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         good, bad, shape = _extract(
           images, transform, compute, args.batch_size, file
         )
-      arrays: dict[str, np.ndarray] = {
-        'names': np.asarray([images.name(number) for number in good]),
-        'features': np.memmap(rows, np.float32, 'r', shape=(len(good), *shape)),
-        'bad_files': np.asarray([images.name(k) for k, _ in bad], np.str_),
-      }
-      if images.classes:
-        arrays['labels'] = images.labels[good]
-        arrays['classes'] = np.asarray(images.classes)
-      if layers is not None:
-        arrays['layers'] = np.asarray(layers)
+      classes = images.classes
+      held = feature_files.Features(
+        names=np.asarray([images.name(number) for number in good]),
+        features=np.memmap(rows, np.float32, 'r', shape=(len(good), *shape)),
+        bad_files=np.asarray([images.name(k) for k, _ in bad], np.str_),
+        labels=images.labels[good] if classes else None,
+        classes=np.asarray(classes) if classes else None,
+        layers=None if layers is None else np.asarray(layers),
+      )
       made = os.path.join(beside, os.path.basename(out))
-      _WRITERS[os.path.splitext(out)[1]](made, arrays)
+      feature_files.write(made, held)
       os.rename(made, out)
   except OSError as error:
     raise errors.UserError(
@@ -110,14 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     ) from error
   if bad:
     print(
-      f'{len(bad):,} files cannot be read, they are listed in bad_files; the '
-      f'first: {images.name(bad[0][0])}: {bad[0][1]}',
+      f'{_count(len(bad), "file")} cannot be read, see bad_files; the first: '
+      f'{images.name(bad[0][0])}: {bad[0][1]}',
       file=sys.stderr,
       flush=True,
     )
-  print(
-    f'{out}: {len(good):,} images, features of {" x ".join(map(str, shape))}'
-  )
+  sizes = ' x '.join(map(str, shape))
+  print(f'{out}: {_count(len(good), "image")}, features of {sizes}')
 
 
 def find_images(path: str) -> Images:
@@ -141,11 +136,29 @@ def find_images(path: str) -> Images:
     )
   counts = np.diff(index.starts)  # (F,)
   filled = np.flatnonzero(counts)
-  layout = folder.read_layout(
+  classes, labels = _read_classes(
     [os.fsdecode(index.folders[number]) for number in filled]
   )
-  labels = np.repeat(np.asarray(layout.labels, np.int32), counts[filled])
-  return Images(index, layout.classes, labels)
+  repeated = np.repeat(np.asarray(labels, np.int32), counts[filled])
+  return Images(index, classes, repeated)
+
+
+def _read_classes(folders: Sequence[str]) -> tuple[list[str], list[int]]:
+  """Names of the classes, and each folder's position in them, or -1.
+
+  Those of training, for which a single class is none; here it tells the images
+  in its folder from the others.
+  """
+  layout = folder.read_layout(folders)
+  if layout.classes:
+    return layout.classes, layout.labels
+  used = [number for split in layout.splits.values() for number in split]
+  parts = [tuple(filter(None, name.split('/'))) for name in folders]
+  # Where there is no choice of classes, the folders lie one in the other.
+  level = min(len(parts[number]) for number in used)
+  inside = [number for number in used if len(parts[number]) > level]
+  labels = [0 if number in inside else -1 for number in range(len(folders))]
+  return sorted({parts[number][level] for number in inside}), labels
 
 
 def _extract(
@@ -192,7 +205,7 @@ def _extract(
       bar.update(len(features))
   if not good:
     raise errors.UserError(
-      f'--images: none of the {len(bad):,} images can be read; the first: '
+      f'--images: none can be read; the first of {_count(len(bad), "image")}: '
       f'{images.name(bad[0][0])}: {bad[0][1]}'
     )
   return good, bad, shape
@@ -279,74 +292,6 @@ def _features(
   return outputs[0] if layers is None else jnp.stack(outputs, 1)
 
 
-def _write_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
-  np.savez(path, **arrays)  # type: ignore[arg-type]
-
-
-def _write_parquet(path: str, arrays: dict[str, np.ndarray]) -> None:
-  import pyarrow as pa
-  from pyarrow import parquet
-
-  features, labels = arrays['features'], arrays.get('labels')
-  kind = pa.float32()
-  for _ in features.shape[1:]:
-    kind = pa.list_(kind)
-  fields = [('name', pa.string()), ('feature', kind)]
-  if labels is not None:
-    fields[1:1] = [('label', pa.int32()), ('class', pa.string())]
-  metadata = {
-    key: json.dumps(arrays[key].tolist())
-    for key in ('bad_files', 'classes', 'layers')
-    if key in arrays
-  }
-  schema = pa.schema(fields, metadata)
-  group = max(1, _ROW_GROUP_BYTES // features[0].nbytes)
-  with parquet.ParquetWriter(path, schema) as writer:
-    for start in range(0, len(features), group):
-      rows = slice(start, start + group)
-      columns = [pa.array(arrays['names'][rows]), _lists(features[rows])]
-      if labels is not None:
-        label = pa.array(labels[rows], mask=labels[rows] < 0)
-        names = pa.array(arrays['classes'].tolist(), pa.string())
-        columns[1:1] = [label, names.take(label)]
-      writer.write_table(pa.table(columns, schema=schema))
-
-
-def _lists(values: np.ndarray) -> Any:
-  """Arrow's lists, nested as the axes of `values` but the first."""
-  import pyarrow as pa
-
-  nested = pa.array(values.reshape(-1))
-  for axis in range(values.ndim - 1, 0, -1):
-    starts = np.arange(0, len(nested) + 1, values.shape[axis])
-    nested = pa.ListArray.from_arrays(starts.astype(np.int32), nested)
-  return nested
-
-
-_WRITERS = {'.npz': _write_npz, '.parquet': _write_parquet}
-
-
-def _new_file(path: str) -> str:
-  """The absolute path of --out, if it can be what was asked for."""
-  path = os.path.abspath(os.path.expanduser(path))
-  suffix = os.path.splitext(path)[1]
-  if suffix not in _WRITERS:
-    raise errors.UserError(
-      f'--out: {path}: expected a name that ends in {" or ".join(_WRITERS)}'
-    )
-  if os.path.lexists(path):
-    raise errors.UserError(f'--out: {path} exists; choose another name')
-  if suffix == '.parquet':
-    try:
-      import pyarrow  # noqa: F401
-    except ImportError as error:
-      raise errors.UserError(
-        '--out: .parquet needs pyarrow, which is not installed: '
-        "pip install 'ijepa_jax[parquet]'"
-      ) from error
-  return path
-
-
 def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
   """What --layers asks of an encoder of this depth."""
   if text is None:
@@ -361,6 +306,11 @@ def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
       'commas between'
     )
   return numbers
+
+
+def _count(number: int, noun: str) -> str:
+  """`1 image`, `2 images`."""
+  return f'{number:,} {noun}' + 's' * (number != 1)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

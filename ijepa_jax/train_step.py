@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import nnx
 
@@ -16,6 +17,8 @@ from ijepa_jax.models import layers, predictor, sizes, vit
 # ImageNet's channel statistics, in units of [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+Pixels = TypeVar('Pixels', np.ndarray, jax.Array)
 
 # Fields of a batch that the step reads; the others are for the host.
 DEVICE_FIELDS = (
@@ -107,9 +110,13 @@ def init_state(config: ml_collections.ConfigDict) -> TrainState:
   )
 
 
-def normalise(images: jax.Array) -> jax.Array:
-  """uint8 `(B, S, S, 3)` to float32 with ImageNet's mean and std."""
-  return (images / 255.0 - jnp.asarray(MEAN)) / jnp.asarray(STD)
+def normalise(images: Pixels) -> Pixels:
+  """uint8 `(..., 3)` to float32 with ImageNet's mean and std.
+
+  NumPy arrays stay NumPy: data loaders' processes must not open the device.
+  """
+  mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
+  return (images / np.float32(255) - mean) / std
 
 
 class Learner:

@@ -12,7 +12,8 @@ import tiny
 from PIL import Image
 
 import ijepa_jax
-from ijepa_jax import errors, extract
+from ijepa_jax import checkpoint as checkpoints
+from ijepa_jax import errors, extract, feature_files
 
 _NAMES = [f'{name}/{k}.png' for name in ('cat', 'dog') for k in range(4)]
 
@@ -144,6 +145,36 @@ def test_all_splits_are_taken(checkpoint, tmp_path):
   assert out['labels'].tolist() == [-1, 0, 1, 0]
 
 
+@pytest.mark.parametrize(
+  ('names', 'classes', 'labels'),
+  [
+    (['a', 'cat/a', 'cat/b', 'dog/a'], ['cat', 'dog'], [-1, 0, 0, 1]),
+    (['a', 'cat/a', 'cat/b'], ['cat'], [-1, 0, 0]),
+    (['a', 'cat/a', 'cat/old/b'], ['cat'], [-1, 0, 0]),
+    (['in/a', 'in/cat/a'], ['cat'], [-1, 0]),
+    (['train/a', 'train/cat/a', 'val/cat/a'], ['cat'], [-1, 0, 0]),
+    (['train/cat/a', 'val/cat/a'], [], [-1, -1]),
+    (['a', 'train/a', 'val/a'], [], [-1, -1, -1]),
+    (['cat/a', 'cat/b'], [], [-1, -1]),
+    (['cat/old/a'], [], [-1]),
+    (['a'], [], [-1]),
+  ],
+)
+def test_images_outside_of_the_class_folders_have_no_label(
+  names, classes, labels, tmp_path
+):
+  for name in names:
+    path = tmp_path / 'images' / f'{name}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  found = extract.find_images(str(tmp_path / 'images'))
+  files = range(len(names))
+  assert [found.name(file) for file in files] == [f'{x}.png' for x in names]
+  assert found.classes == classes
+  assert found.labels.tolist() == labels
+  assert found.labels.dtype == np.int32
+
+
 def test_no_classes(checkpoint, tmp_path):
   images = _folder(tmp_path / 'images', ['a.png', 'ü.png'])
   out = _load(_extract(checkpoint, images))
@@ -151,11 +182,20 @@ def test_no_classes(checkpoint, tmp_path):
   assert out['names'].tolist() == ['a.png', 'ü.png']
 
 
+def test_one_is_singular(checkpoint, tmp_path, capsys):
+  images = _folder(tmp_path / 'images', ['a.png'])
+  (images / 'b.png').touch()
+  _extract(checkpoint, images)
+  said = capsys.readouterr()
+  assert '1 file cannot be read, see bad_files; the first: b.png' in said.err
+  assert ': 1 image, features of 44\n' in said.out
+
+
 @pytest.mark.parametrize('options', [(), ('--pool=none', '--layers=0,-1')])
 def test_parquet_holds_the_same(options, checkpoint, images, monkeypatch):
   parquet = pytest.importorskip('pyarrow.parquet')
   # Several row groups.
-  monkeypatch.setattr(extract, '_ROW_GROUP_BYTES', 3 * 44 * 4)
+  monkeypatch.setattr(feature_files, '_ROW_GROUP_BYTES', 3 * 44 * 4)
   (images / 'alone.png').write_bytes((images / _NAMES[0]).read_bytes())
   (images / 'bad.png').write_bytes(b'bad')
   arrays = _load(_extract(checkpoint, images, *options))
@@ -177,11 +217,11 @@ def test_parquet_holds_the_same(options, checkpoint, images, monkeypatch):
 
 
 def test_nothing_is_left_behind(checkpoint, images, monkeypatch):
-  def fail(path, table):
+  def fail(path, held):
     pathlib.Path(path).write_bytes(b'half')
     raise OSError('No space left on device')
 
-  monkeypatch.setitem(extract._WRITERS, '.npz', fail)
+  monkeypatch.setitem(feature_files._WRITERS, '.npz', fail)
   with pytest.raises(errors.UserError, match='No space left'):
     _extract(checkpoint, images)
   left = {path.name for path in images.parent.iterdir()}
@@ -206,7 +246,7 @@ def test_parquet_without_pyarrow(checkpoint, images, monkeypatch):
     (['--images=nowhere'], '--images: .*nowhere does not exist'),
     (['--images=EMPTY'], '--images: no images below .*EMPTY'),
     (['--images=FILE'], '--images: .*FILE is a file, expected a folder'),
-    (['--images=BAD'], 'none of the 1 images can be read; .*a.png: empty'),
+    (['--images=BAD'], 'none can be read; the first of 1 image: a.png: empty'),
     (['--checkpoint=EMPTY'], 'EMPTY holds no weights'),
     (['--checkpoint=nowhere'], 'nowhere does not exist'),
     (['--image-size=13'], 'image_size=13: expected a multiple'),
@@ -234,14 +274,26 @@ def test_an_existing_file_is_kept(checkpoint, images):
   assert out.read_bytes() == b'mine'
 
 
-def test_command_line(checkpoint, images):
+@pytest.fixture
+def run(tmp_path) -> pathlib.Path:
+  """A checkpoint as a run saves it."""
+  held = small_weights.full()
+  converted = small_weights.write(held, tmp_path / 'weights', 'orbax')
+  meta = json.loads((converted / 'meta' / 'metadata').read_text())
+  saver = checkpoints.Checkpoints(tmp_path / 'run', keep=1, keep_period=None)
+  saver.save(7, {'target': held.target.tree()}, meta)
+  saver.close()
+  return tmp_path / 'run'
+
+
+def test_command_line(run, images):
+  out = images.parent / 'new' / 'out.npz'
   command = [
     *(sys.executable, '-m', 'ijepa_jax.extract'),
-    *(f'--checkpoint={checkpoint}', f'--images={images}'),
-    f'--out={images.parent / "new" / "out.npz"}',
+    *(f'--checkpoint={run}', f'--images={images}', f'--out={out}'),
   ]
 
-  def run():
+  def execute():
     return subprocess.run(
       command,
       env=tiny.environment(),
@@ -251,12 +303,15 @@ def test_command_line(checkpoint, images):
       check=False,
     )
 
-  done = run()
+  done = execute()
   assert done.returncode == 0, done.stderr
   assert done.stdout.endswith('out.npz: 8 images, features of 44\n')
-  assert '8/8' in done.stderr
-  assert ' images/s' in done.stderr
-  again = run()
+  # The progress bar and nothing else, such as warnings of Orbax.
+  lines = done.stderr.splitlines()
+  assert all(line.startswith('features: ') for line in lines if line)
+  assert '8/8' in lines[-1]
+  assert ' images/s' in lines[-1]
+  again = execute()
   assert again.returncode == 2
   assert again.stderr.startswith('error: --out: ')
   assert again.stderr.count('\n') == 1
