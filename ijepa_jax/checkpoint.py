@@ -21,8 +21,20 @@ from orbax import checkpoint as ocp
 import ijepa_jax
 from ijepa_jax import errors, sharding
 from ijepa_jax.data import sources
+from ijepa_jax.interop import described
+from ijepa_jax.interop.described import Described
 
 FOLDER = 'checkpoints'
+
+# What Orbax raises; RecursionError is of JSON.
+_UNREADABLE = (
+  ValueError,
+  KeyError,
+  OSError,
+  TypeError,
+  AttributeError,
+  RecursionError,
+)
 
 _GO_BACK = '; delete it to continue from the one before'
 
@@ -131,7 +143,7 @@ def trained_here(path: epath.PathLike) -> bool:
   folder = find(path)
   if folder is None:
     return False
-  return bool((State(folder).meta.get('ijepa_jax') or {}).get('trained_here'))
+  return bool(State(folder).mark().get('trained_here', described.FLAG))
 
 
 class State:
@@ -149,12 +161,27 @@ class State:
       UserError: it cannot be read.
     """
     self._folder = folder / 'state'
-    self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    with _readable(str(folder)):
+    handler = ocp.PyTreeCheckpointHandler()
+    self._checkpointer = ocp.Checkpointer(handler)
+    with _readable(str(folder / 'meta')):
       meta = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-      self.meta: dict[str, Any] = meta.restore(folder / 'meta')
-      self._tree = self._checkpointer.metadata(self._folder).item_metadata.tree
+      told = meta.restore(folder / 'meta')
+    with _readable(str(folder)):
+      # Asked of the handler: the checkpointer warns of a file that is missing
+      # in the checkpoints of runs.
+      self._tree = handler.metadata(self._folder).tree
+    self.meta = described.top(str(folder / 'meta'), told)
     self.shapes = _shapes(self._tree)
+
+  def mark(self) -> Described:
+    """The section `ijepa_jax`, see `interop.weights.Weights.mark`."""
+    told = self.meta.values.get('ijepa_jax')
+    if told is None and 'config' in self.meta.values:
+      # A run from before that section: it could only start from our own.
+      evaluation = self.meta.section('config').section('eval')
+      crop = evaluation.get('crop', described.SHARE)
+      told = {'trained_here': True} | ({} if crop is None else {'crop': crop})
+    return Described(self.meta.path, {'ijepa_jax': told}).section('ijepa_jax')
 
   def read(self, path: str) -> np.ndarray:
     """One array by its path."""
@@ -269,7 +296,7 @@ def _readable(path: str, advice: str = '') -> Iterator[None]:
   """A checkpoint that cannot be read is an error, never a restart."""
   try:
     yield
-  except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+  except _UNREADABLE as error:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise errors.UserError(
       f'cannot read checkpoint {path}: {reason}{advice}'

@@ -26,6 +26,7 @@ from absl import logging
 
 from ijepa_jax import errors
 from ijepa_jax.interop import positions, reading, writing
+from ijepa_jax.interop.weights import Weights, counted
 from ijepa_jax.models import layers
 
 
@@ -47,18 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
   start = time.monotonic()
   held = reading.open_weights(args.src, args.heads, field='SRC')
-  size = held.architecture.size
-  _say(
-    f'{held.source}: {held.format}; {size.depth} blocks, width {size.width}, '
-    f'{size.heads} heads, patches of {held.architecture.patch_size} pixels, '
-    f'images of {held.architecture.image_size}, {held.target.count:,} '
-    'parameters'
-  )
-  if not held.ours:
+  _say(f'{held.source}: {_summary(held)}')
+  if writing.may_be_published(held):
     _say(
-      f'the weights that the authors published are under {writing.LICENCE}: if '
-      'SRC derives from them, so does DST, under the same licence'
+      f'the weights that the authors published are under {writing.LICENCE}; '
+      'SRC has their shape: if it derives from them, so does DST, under the '
+      'same licence'
     )
+  elif not held.ours:
+    _say('SRC does not say who trained it; its licence applies to DST too')
   lost = writing.lost(held, args.to, args.which)
   if args.image_size is not None:
     held = writing.resized(held, args.image_size, _RESIZE[args.positions])
@@ -105,6 +103,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     'the sin-cos formula (default %(default)s)',
   )
   return parser.parse_args(argv)
+
+
+def _summary(held: Weights) -> str:
+  size, patch = held.architecture.size, held.architecture.patch_size
+  return (
+    f'{held.format}; {counted(size.depth, "block")}, width {size.width}, '
+    f'{counted(size.heads, "head")}, patches of {counted(patch, "pixel")}, '
+    f'images of {held.architecture.image_size}, '
+    f'{counted(held.target.count, "parameter")}'
+  )
 
 
 def _sincos(table: np.ndarray, grid: int, new_grid: int) -> np.ndarray:

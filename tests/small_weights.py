@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from interop_weights import random
 
 from ijepa_jax import convert
 from ijepa_jax.interop import names, weights, writing
@@ -19,16 +20,6 @@ from ijepa_jax.models import sizes
 SIZE = sizes.Size(44, 3, 2, fractions.Fraction(48, 11))
 ARCHITECTURE = Architecture(SIZE, patch_size=4, image_size=12)
 PREDICTOR = sizes.Size(24, 2, 2)
-
-
-def random(shapes: dict[str, tuple[int, ...]], seed: int) -> Parameters:
-  """Random numbers of these shapes."""
-  rng = np.random.default_rng(seed)
-  drawn = {
-    path: rng.normal(path.endswith('scale'), 0.03, shape).astype(np.float32)
-    for path, shape in shapes.items()
-  }
-  return Parameters(shapes, drawn.__getitem__)
 
 
 def single(

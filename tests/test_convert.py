@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import types
 
 import numpy as np
@@ -10,9 +11,10 @@ import small_weights
 import tiny
 from safetensors import numpy as safetensors
 
-from ijepa_jax import checkpoint, resume, train
-from ijepa_jax.interop import reading
-from ijepa_jax.models import layers
+from ijepa_jax import checkpoint, errors, resume, train
+from ijepa_jax.interop import reading, writing
+from ijepa_jax.interop.weights import Architecture, Parameters, Weights
+from ijepa_jax.models import layers, sizes
 
 FORMATS = ('flax', 'huggingface', 'timm', 'orbax')
 
@@ -104,11 +106,69 @@ def test_crop_and_origin_are_written_and_read_again(format, tmp_path):
   assert again.ours
 
 
-def test_weights_of_others_are_said_to_be_under_their_licence(tmp_path):
+@pytest.mark.parametrize('format', ['huggingface', 'timm', 'flax', 'orbax'])
+def test_how_far_training_was_is_written_and_read_again(format, tmp_path):
+  held = small_weights.full()
+  a = small_weights.write(held, tmp_path / 'a', format)
+  assert reading.open_weights(str(a)).progress == {'step': 7, 'epoch': 2}
+
+
+def licences(src, folder):
+  """What convert says, a model card's licence and timm's."""
+  card, said = small_weights.run(src, folder / 'card', '--to=huggingface')
+  config, _ = small_weights.run(src, folder / 'timm', '--to=timm')
+  lines = (card / 'README.md').read_text().splitlines()
+  told = [line for line in lines if line.startswith('license: ')]
+  config = json.loads((config / 'config.json').read_text())
+  return said, told, config['pretrained_cfg']['license']
+
+
+def test_weights_of_a_published_shape_are_under_the_authors_licence(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(writing, '_PUBLISHED', {(small_weights.SIZE, 4)})
   a = small_weights.write(small_weights.single(), tmp_path / 'a', 'flax')
-  b, said = small_weights.run(a, tmp_path / 'b', '--to=huggingface')
+  said, card, timm = licences(a, tmp_path)
   assert 'CC-BY-NC-4.0' in said
-  assert 'license: cc-by-nc-4.0' in (b / 'README.md').read_text()
+  assert card == ['license: cc-by-nc-4.0']
+  assert timm == 'cc-by-nc-4.0'
+
+
+def test_weights_of_others_keep_their_licence_which_is_unknown(tmp_path):
+  a = small_weights.write(small_weights.single(), tmp_path / 'a', 'flax')
+  said, card, timm = licences(a, tmp_path)
+  assert 'its licence applies to DST too' in said
+  assert 'CC-BY-NC' not in said
+  assert card == ['license: unknown']
+  assert timm == 'unknown'
+
+
+def test_of_what_was_trained_here_no_licence_is_written(tmp_path, monkeypatch):
+  monkeypatch.setattr(writing, '_PUBLISHED', {(small_weights.SIZE, 4)})
+  held = small_weights.single(ours=True)
+  a = small_weights.write(held, tmp_path / 'a', 'flax')
+  said, card, timm = licences(a, tmp_path)
+  assert 'licence' not in said
+  assert card == []
+  assert timm is None
+
+
+@pytest.mark.parametrize(
+  ('variant', 'patch', 'image', 'published'),
+  [
+    ('vit_huge', 14, 224, True),
+    ('vit_huge', 16, 448, True),
+    ('vit_giant', 16, 224, True),
+    ('vit_huge', 14, 448, True),  # its positions interpolated
+    ('vit_large', 16, 224, False),
+    ('vit_giant', 14, 224, False),
+  ],
+)
+def test_the_published_shapes_are_known(variant, patch, image, published):
+  architecture = Architecture(sizes.SIZES[variant], patch, image)
+  none = Parameters({}, {}.__getitem__)
+  held = Weights('memory', 'ours', architecture, none, none)
+  assert writing.may_be_published(held) is published
 
 
 def test_image_size_interpolates_the_positions(full, tmp_path):
@@ -263,3 +323,67 @@ def test_a_run_inherits_where_its_weights_come_from(tmp_path, ours):
   source = types.SimpleNamespace(name='', fingerprint='', epoch_length=1)
   meta = resume.make_meta(tiny.config(init_from=str(a)), source)
   assert meta['ijepa_jax']['trained_here'] is ours
+
+
+def copy_of(run, folder, change):
+  """A copy of a run's checkpoint, after `change(meta)`."""
+  shutil.copytree(run / 'checkpoints' / '2', folder / '2')
+  file = folder / '2' / 'meta' / 'metadata'
+  meta = json.loads(file.read_text())
+  change(meta)
+  file.write_text(json.dumps(meta))
+  return str(folder / '2')
+
+
+@pytest.mark.parametrize(
+  ('section', 'key', 'value'),
+  [
+    ('', 'config', [1]),
+    ('', 'ijepa_jax', [1]),
+    ('', 'data', 3),
+    ('data', 'epoch_length', 'long'),
+    ('config', 'batch_size', 0),
+    ('config', 'model', 'vit_micro'),
+    ('config.model', 'variant', ['vit_micro']),
+    ('config.model', 'variant', 'vit_tiny'),
+    ('config.model', 'patch_size', '4'),
+    ('config.model', 'image_size', None),
+    ('config', 'predictor', [1]),
+    ('config.predictor', 'width', 10**30),
+    ('config.predictor', 'heads', 'many'),
+  ],
+)
+def test_what_a_run_says_of_itself_is_checked(
+  section, key, value, run, tmp_path
+):
+  def change(meta):
+    for name in filter(None, section.split('.')):
+      meta = meta[name]
+    meta[key] = value
+
+  path = copy_of(run, tmp_path, change)
+  with pytest.raises(errors.UserError) as caught:
+    reading.open_weights(path)
+  where = f'{path}/meta: {section}.{key}'.replace(' .', ' ')
+  assert str(caught.value).startswith(f'{where} is ')
+
+
+def test_a_run_that_does_not_say_its_crop_has_the_usual_one(run, tmp_path):
+  path = copy_of(run, tmp_path, lambda meta: meta['ijepa_jax'].pop('crop'))
+  held = reading.open_weights(path)
+  assert (held.crop, held.ours) == (0.875, True)
+
+
+def test_a_run_from_before_its_mark_is_ours_and_has_its_crop(run, tmp_path):
+  path = copy_of(run, tmp_path, lambda meta: meta.pop('ijepa_jax'))
+  held = reading.open_weights(path)
+  assert (held.crop, held.ours) == (0.75, True)
+  assert checkpoint.trained_here(path)
+
+
+def test_a_mark_that_cannot_be_is_one_line_for_a_run_that_starts_from_it(
+  run, tmp_path
+):
+  path = copy_of(run, tmp_path, lambda meta: meta.update(ijepa_jax=[1]))
+  with pytest.raises(errors.UserError, match='ijepa_jax is the list'):
+    checkpoint.trained_here(path)

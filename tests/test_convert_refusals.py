@@ -89,6 +89,12 @@ def test_tensor_under_another_name_is_suggested(tensors, save, refusal):
   assert 'norm.weight is missing; norm.weigth is there instead' in message
 
 
+def test_a_name_of_two_lines_is_one_line(tensors, save, refusal):
+  tensors['norm\n.weight'] = tensors.pop('norm.weight')
+  message = refusal(save(tensors), '--heads=2')
+  assert r"src.safetensors: 'norm\n.weight' is no name of a tensor" in message
+
+
 def test_unknown_tensors_are_named_and_counted(tensors, save, refusal):
   tensors['cls_token'] = np.zeros((1, 1, 44), np.float32)
   tensors['blocks.0.ls1.gamma'] = np.zeros(44, np.float32)
@@ -141,7 +147,8 @@ def test_heads_that_cannot_be(heads, tensors, save, refusal):
 
 def test_heads_other_than_the_config_says(tmp_path, refusal):
   a = small_weights.write(small_weights.single(), tmp_path / 'a', 'timm')
-  assert 'says 2 attention heads' in refusal(a, '--heads=4')
+  message = refusal(a, '--heads=4')
+  assert 'config.json: model_args.num_heads is 2, heads=4 was' in message
 
 
 @pytest.mark.parametrize('made', ['file', 'folder', 'link'])
@@ -232,31 +239,92 @@ def test_tensor_missing_from_its_shard_is_named(tensors, tmp_path, refusal):
 
 
 @pytest.mark.parametrize(
-  'index', ['{', '{}', '{"weight_map": 3}', '{"weight_map": {}}']
+  'index',
+  [
+    '{',
+    '{}',
+    '{"weight_map": 3}',
+    '{"weight_map": {}}',
+    '{"weight_map": null}',
+    '{"weight_map": ["a"]}',
+    '{"a":' * 100_000,
+  ],
 )
 def test_index_without_shards(index, tmp_path, refusal):
   (tmp_path / 'src').mkdir()
   (tmp_path / 'src' / 'model.safetensors.index.json').write_text(index)
   message = refusal(tmp_path / 'src')
   assert 'model.safetensors.index.json' in message
+  assert 'JSON' in message or 'weight_map' in message
 
 
+@pytest.mark.parametrize(
+  'shard',
+  [
+    '../secret.safetensors',
+    '/secret.safetensors',
+    'a/b',
+    '..',
+    '.',
+    '',
+    'a\nb',
+  ],
+)
 def test_an_index_does_not_lead_out_of_its_directory(
-  tensors, tmp_path, refusal
+  shard, tensors, tmp_path, refusal
 ):
   src = shards(tensors, tmp_path / 'src')
   shutil.copy(
     src / 'model-00001-of-00002.safetensors', tmp_path / 'secret.safetensors'
   )
-  index = {'weight_map': {'norm.bias': '../secret.safetensors'}}
+  index = {'weight_map': {'norm.bias': shard}}
   (src / 'model.safetensors.index.json').write_text(json.dumps(index))
-  assert 'src/secret.safetensors is missing' in refusal(src, '--heads=2')
+  message = refusal(src, '--heads=2')
+  assert f'weight_map.norm.bias is {json.dumps(shard)}, expected' in message
+  assert 'model.safetensors.index.json' in message
+
+
+@pytest.mark.parametrize('value', [None, 3, [], {'a': 'b'}])
+def test_a_shard_that_is_no_name(value, tmp_path, refusal):
+  (tmp_path / 'src').mkdir()
+  index = json.dumps({'weight_map': {'norm.bias': value}})
+  (tmp_path / 'src' / 'model.safetensors.index.json').write_text(index)
+  message = refusal(tmp_path / 'src')
+  assert 'weight_map.norm.bias is ' in message
+  assert 'expected the name of a file' in message
+
+
+@pytest.mark.parametrize('made', ['folder', 'loop', 'link to nowhere'])
+def test_a_shard_that_cannot_be_read(made, tensors, tmp_path, refusal):
+  src = shards(tensors, tmp_path / 'src')
+  shard = src / 'model-00002-of-00002.safetensors'
+  shard.unlink()
+  if made == 'folder':
+    shard.mkdir()
+  else:
+    shard.symlink_to(shard if made == 'loop' else src / 'nothing')
+  message = refusal(src, '--heads=2')
+  assert f'{shard} cannot be read: ' in message
+
+
+def test_an_index_that_names_itself(tmp_path, refusal):
+  (tmp_path / 'src').mkdir()
+  index = tmp_path / 'src' / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': {'norm.bias': index.name}}))
+  assert f'{index} is no shard; {index} names it' in refusal(index)
+
+
+def test_weights_that_are_a_link_to_nowhere(tmp_path, refusal):
+  (tmp_path / 'src').mkdir()
+  file = tmp_path / 'src' / 'model.safetensors'
+  file.symlink_to(tmp_path / 'nothing')
+  assert f'{file} cannot be read' in refusal(tmp_path / 'src')
 
 
 def test_broken_config_json(tmp_path, refusal):
   a = small_weights.write(small_weights.single(), tmp_path / 'a', 'timm')
   (a / 'config.json').write_text('{"architecture":')
-  assert 'config.json cannot be read' in refusal(a)
+  assert 'config.json is no JSON' in refusal(a)
 
 
 def test_hugging_face_model_that_computes_something_else(tmp_path, refusal):

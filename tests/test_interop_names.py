@@ -134,8 +134,17 @@ def test_flatten_undoes_nest():
   assert names.flatten(names.nest(flat)) == flat
 
 
-def test_description_of_an_architecture_survives_json():
-  described = small_weights.ARCHITECTURE.to_dict()
-  again = weights.Architecture.from_dict(described)
-  assert again == small_weights.ARCHITECTURE
-  assert described['hidden'] == 192
+def test_an_odd_mlp_ratio_is_described_by_a_whole_number():
+  assert small_weights.ARCHITECTURE.to_dict()['hidden'] == 192
+
+
+def test_a_name_alone_does_not_make_millions_of_blocks():
+  tensors = ['blocks.1.norm1.weight', f'blocks.{10**12}.norm1.weight']
+  assert names.count_blocks(names.ENCODER, tensors) == 2
+
+
+@pytest.mark.parametrize(
+  ('number', 'words'), [(0, '0 heads'), (1, '1 head'), (1234, '1,234 heads')]
+)
+def test_one_is_not_many(number, words):
+  assert weights.counted(number, 'head') == words

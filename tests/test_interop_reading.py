@@ -8,6 +8,7 @@ import pytest
 import small_weights
 from safetensors import numpy as safetensors
 
+from ijepa_jax import encoder, errors
 from ijepa_jax.interop import names, reading
 from ijepa_jax.interop.weights import Architecture
 from ijepa_jax.models import sizes
@@ -121,3 +122,142 @@ def test_more_than_ten_blocks_stay_in_order(tmp_path):
   held = small_weights.single(architecture)
   path = small_weights.write(held, tmp_path / 'a', 'timm')
   small_weights.assert_same_weights(held, reading.open_weights(str(path)))
+
+
+def described(tmp_path, format):
+  """Weights of a format, and the file that describes them."""
+  path = small_weights.write(small_weights.full(), tmp_path / 'a', format)
+  beside = path / 'meta' / 'metadata' if format == 'orbax' else None
+  return path, beside or path / 'config.json'
+
+
+def change(file, key, value):
+  """Sets a dotted key of a JSON file; `...` takes it out."""
+  content = json.loads(file.read_text())
+  *outer, last = key.split('.')
+  section = content
+  for name in outer:
+    section = section[name]
+  if value is ...:
+    del section[last]
+  else:
+    section[last] = value
+  file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  ('format', 'key', 'value'),
+  [
+    ('flax', 'ijepa_jax', [1]),
+    ('flax', 'ijepa_jax.trained_here', 'no'),
+    ('flax', 'ijepa_jax.crop', 0),
+    ('flax', 'ijepa_jax.step', -1),
+    ('flax', 'ijepa_jax.epoch', True),
+    ('flax', 'architecture', 'small'),
+    ('flax', 'architecture.width', {}),
+    ('flax', 'architecture.depth', ...),
+    ('flax', 'architecture.heads', 2.5),
+    ('flax', 'architecture.heads', ...),
+    ('flax', 'predictor', [1]),
+    ('flax', 'predictor.heads', ...),
+    ('flax', 'predictor.hidden', ...),
+    ('flax', 'predictor.width', '24'),
+    ('flax', 'predictor.heads', 10**30),
+    ('huggingface', 'hidden_size', '384'),
+    ('huggingface', 'image_size', None),
+    ('huggingface', 'image_size', [12, 8]),
+    ('huggingface', 'num_hidden_layers', 4),
+    ('huggingface', 'num_attention_heads', None),
+    ('huggingface', 'num_attention_heads', 3),
+    ('huggingface', 'hidden_act', ['gelu']),
+    ('huggingface', 'layer_norm_eps', '1e-6'),
+    ('huggingface', 'ijepa_jax', 'yes'),
+    ('timm', 'model_args', [1]),
+    ('timm', 'model_args.num_heads', 0),
+    ('timm', 'model_args.embed_dim', None),
+    ('timm', 'pretrained_cfg', 3),
+    ('timm', 'pretrained_cfg.crop_pct', 'all'),
+    ('orbax', 'ijepa_jax', [1]),
+    ('orbax', 'architecture', [1]),
+    ('orbax', 'architecture.heads', ...),
+    ('orbax', 'architecture.patch_size', 10**30),
+    ('orbax', 'architecture.image_size', -12),
+    ('orbax', 'predictor', 'small'),
+    ('orbax', 'predictor.depth', []),
+    ('orbax', 'predictor.heads', ...),
+  ],
+)
+def test_a_value_that_cannot_be_is_named(format, key, value, tmp_path):
+  path, file = described(tmp_path, format)
+  change(file, key, value)
+  where = str(file).removesuffix('/metadata')
+  with pytest.raises(errors.UserError) as caught:
+    reading.open_weights(str(path))
+  message = str(caught.value)
+  assert f'{where}: {key} ' in message
+  assert '\n' not in message
+  assert len(message) < len(where) + 200
+
+
+@pytest.mark.parametrize(
+  'content', ['{', '[1]', 'null', '3', '', b'\xff{}', '[' * 100_000]
+)
+@pytest.mark.parametrize('format', ['flax', 'huggingface', 'timm', 'orbax'])
+def test_a_description_that_is_no_json_object_is_named(
+  format, content, tmp_path
+):
+  path, file = described(tmp_path, format)
+  file.write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(errors.UserError) as caught:
+    reading.open_weights(str(path))
+  message = str(caught.value)
+  assert str(file).removesuffix('/metadata') in message
+  assert '\n' not in message
+
+
+@pytest.mark.parametrize('made', ['folder', 'link to nowhere'])
+def test_a_config_that_cannot_be_read_is_named(made, tmp_path):
+  path, file = described(tmp_path, 'timm')
+  file.unlink()
+  if made == 'folder':
+    file.mkdir()
+  else:
+    file.symlink_to(tmp_path / 'nothing')
+  with pytest.raises(errors.UserError, match=r'config\.json (cannot|is no)'):
+    reading.open_weights(str(path))
+
+
+@pytest.mark.parametrize('format', ['huggingface', 'timm'])
+def test_a_square_may_be_described_by_both_sides(format, tmp_path):
+  path, file = described(tmp_path, format)
+  key = {'huggingface': 'image_size', 'timm': 'model_args.img_size'}[format]
+  change(file, key, [12, 12])
+  assert_is_the_encoder(reading.open_weights(str(path)))
+
+
+@pytest.mark.parametrize('made', ['nothing', 'folder'])
+@pytest.mark.parametrize('field', ['path', '--checkpoint'])
+def test_what_is_wrong_with_a_path_names_what_the_user_typed(
+  field, made, tmp_path
+):
+  if made == 'folder':
+    (tmp_path / 'a').mkdir()
+  given = {} if field == 'path' else {'field': field}
+  with pytest.raises(errors.UserError) as caught:
+    encoder.load_encoder(str(tmp_path / 'a'), **given)
+  assert str(caught.value).startswith(f'{field}: {tmp_path / "a"} ')
+
+
+def test_a_missing_predictor_is_named(tmp_path):
+  path, _ = described(tmp_path, 'flax')
+  (path / 'predictor.safetensors').unlink()
+  with pytest.raises(errors.UserError, match=r'predictor\.safetensors cannot'):
+    reading.open_weights(str(path))
+
+
+def test_a_tensor_without_numbers_is_named(tmp_path):
+  tensors = small_weights.tensors_of(small_weights.single(), names.ENCODER)
+  tensors['pos_embed'] = np.zeros((1, 9, 0), np.float32)
+  safetensors.save_file(tensors, tmp_path / 'a')
+  with pytest.raises(errors.UserError, match='pos_embed has shape'):
+    reading.open_weights(str(tmp_path / 'a'), heads=2)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ijepa_jax import errors
-from ijepa_jax.interop import names
+from ijepa_jax.interop import described, names, weights
+from ijepa_jax.interop.described import Described
 from ijepa_jax.interop.tensors import Tensors
 from ijepa_jax.interop.weights import Architecture, Parameters
 from ijepa_jax.models import sizes
@@ -17,7 +18,10 @@ _HEADS = {size.width: size.heads for size in sizes.SIZES.values()}
 
 
 def encoder_size(
-  tensors: Tensors, table: names.Table, heads: int | None
+  tensors: Tensors,
+  table: names.Table,
+  heads: int | None,
+  heads_from: str = '',
 ) -> Architecture:
   """The architecture that an encoder's shapes tell.
 
@@ -25,6 +29,7 @@ def encoder_size(
     tensors: of the encoder alone.
     table: of their format.
     heads: attention heads if known from elsewhere.
+    heads_from: the file and key that says so; none: the user.
 
   Raises:
     UserError: a tensor that tells is missing or of no possible shape, or the
@@ -36,16 +41,22 @@ def encoder_size(
   grid = round(positions[0] ** 0.5)
   if not grid or grid**2 != positions[0] or 3 * side**2 != patch[0]:
     raise errors.UserError(
-      f'{tensors.path}: {positions[0]} positions and patches of {patch[0]} '
-      'numbers are not those of square images in square RGB patches'
+      f'{tensors.path}: {weights.counted(positions[0], "position")} and '
+      f'patches of {weights.counted(patch[0], "number")} are not those of '
+      'square images in square RGB patches'
     )
   return Architecture(
-    trunk_size(tensors, table, heads), patch_size=side, image_size=grid * side
+    trunk_size(tensors, table, heads, heads_from),
+    patch_size=side,
+    image_size=grid * side,
   )
 
 
 def trunk_size(
-  tensors: Tensors, table: names.Table, heads: int | None
+  tensors: Tensors,
+  table: names.Table,
+  heads: int | None,
+  heads_from: str = '',
 ) -> sizes.Size:
   """Width, depth, heads and MLP ratio of an encoder or a predictor."""
   width = _shape(tensors, table, 'pos_embed')[1]
@@ -63,6 +74,7 @@ def trunk_size(
   if heads < 1 or width % heads:
     raise errors.UserError(
       f'{tensors.path}: heads={heads} does not divide the width {width}'
+      + (f'; {heads_from} says so' if heads_from else '')
     )
   blocks = depth[0] if depth else names.count_blocks(table, tensors.shapes)
   return sizes.Size(width, blocks, heads, fractions.Fraction(hidden, width))
@@ -113,6 +125,37 @@ def parameters(
   return Parameters(shapes, read)
 
 
+def our_predictor(
+  tensors: Tensors,
+  said: Described,
+  architecture: Architecture,
+  encoder_heads: int | None = None,
+) -> tuple[Parameters, sizes.Size]:
+  """A predictor in our own format.
+
+  Args:
+    tensors: of the predictor alone.
+    said: its size; in a run's config, the section `predictor`.
+    architecture: of its encoder.
+    encoder_heads: of a run's encoder, which the predictor has too if its config
+      says nothing else.
+
+  Raises:
+    UserError: as for `parameters`, or the description is of another.
+  """
+  if encoder_heads and said.values.get('heads') is None:
+    heads = encoder_heads
+  else:
+    heads = said.require('heads', described.SIZE)
+  size = trunk_size(tensors, names.FLAX_PREDICTOR, heads, said.name('heads'))
+  told = {'width': size.width, 'depth': size.depth}
+  if not encoder_heads:  # a config does not name the MLP's
+    told['hidden'] = size.hidden
+  said.agree(told, whole=True)
+  shapes = weights.shapes(architecture.predictor(size))
+  return parameters(tensors, names.FLAX_PREDICTOR, shapes), size
+
+
 def _others(names: list[str]) -> str:
   return f', and {len(names) - 1} more' if len(names) > 1 else ''
 
@@ -130,7 +173,7 @@ def _shape(tensors: Tensors, table: names.Table, path: str) -> tuple[int, ...]:
     ours = entry.layout.to_ours(_stand_in(shape)).shape
   except (ValueError, IndexError, TypeError):
     ours = ()
-  if len(ours) != rank:
+  if len(ours) != rank or 0 in ours:
     raise errors.UserError(
       f'{tensors.path}: {tensors.prefix}{name} has shape {shape}, which is not '
       f'that of {path}'

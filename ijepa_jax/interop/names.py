@@ -266,6 +266,7 @@ def count_blocks(table: Table, names: Iterable[str]) -> int:
   """How many blocks `names` speak of: the largest number and 1."""
   stacked = (name for entry in table if entry.stacked for name in entry.theirs)
   prefix = next(stacked, '{}').partition('{}')[0]
-  pattern = re.compile(rf'{re.escape(prefix)}(\d+)\.')
+  # No more digits: a name alone must not make tables of millions of blocks.
+  pattern = re.compile(rf'{re.escape(prefix)}([0-9]{{1,4}})\.')
   found = (pattern.match(name) for name in names)
   return 1 + max((int(match[1]) for match in found if match), default=-1)

@@ -2,19 +2,22 @@
 
 import json
 import os
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import ml_collections
-import numpy as np
-
-from ijepa_jax import checkpoint, errors, optim, train_step
+from ijepa_jax import checkpoint, errors
 from ijepa_jax.data.sources import existing_path
-from ijepa_jax.interop import adapt, names, reference, tensors, weights
+from ijepa_jax.interop import (
+  adapt,
+  described,
+  names,
+  reference,
+  runs,
+  tensors,
+  weights,
+)
+from ijepa_jax.interop.described import Described
 from ijepa_jax.interop.tensors import Tensors
-from ijepa_jax.interop.weights import Architecture, Moments, Parameters, Weights
-from ijepa_jax.models import sizes
+from ijepa_jax.interop.weights import Architecture, Weights
 
 # Heads of other tasks; they are no part of an encoder.
 _HEADS = ('pooler.', 'classifier.', 'head.')
@@ -22,16 +25,45 @@ _HEADS = ('pooler.', 'classifier.', 'head.')
 # IJepaForImageClassification.
 _WRAPPERS = ('module.', 'state_dict.', 'model.', 'ijepa.')
 
-_HUGGING_FACE = 'Hugging Face'
+_FLAX, _HUGGING_FACE = 'flax', 'Hugging Face'
+_REFERENCE = 'the reference, or timm'
 
 # Formats of a single encoder, told apart by the name of this parameter.
 _TELLS = 'trunk.blocks.norm1.scale'
 _TABLES = (
-  ('flax', names.FLAX_ENCODER),
-  ('the reference, or timm', names.ENCODER),
+  (_FLAX, names.FLAX_ENCODER),
+  (_REFERENCE, names.ENCODER),
   (_HUGGING_FACE, names.HUGGINGFACE),
   (_HUGGING_FACE, names.HUGGINGFACE_5),
 )
+
+# What their config.json says of an encoder: the section, and its keys for
+# those of `Architecture.to_dict`.
+_OURS = ('width', 'depth', 'heads', 'hidden', 'patch_size', 'image_size')
+_SAID: Mapping[str, tuple[str, Mapping[str, str]]] = {
+  _FLAX: ('architecture', dict(zip(_OURS, _OURS))),
+  _REFERENCE: (
+    'model_args',
+    {
+      'width': 'embed_dim',
+      'depth': 'depth',
+      'heads': 'num_heads',
+      'patch_size': 'patch_size',
+      'image_size': 'img_size',
+    },
+  ),
+  _HUGGING_FACE: (
+    '',
+    {
+      'width': 'hidden_size',
+      'depth': 'num_hidden_layers',
+      'heads': 'num_attention_heads',
+      'hidden': 'intermediate_size',
+      'patch_size': 'patch_size',
+      'image_size': 'image_size',
+    },
+  ),
+}
 
 
 def open_weights(
@@ -43,7 +75,7 @@ def open_weights(
     path: a run's directory or a checkpoint of ours, a directory of `flax`,
       Hugging Face or timm weights, or a file of safetensors or PyTorch.
     heads: attention heads, where neither file nor width tell.
-    field: what the user calls `path`.
+    field: what the user calls `path`, for messages: `'SRC'`, `'--checkpoint'`.
 
   Returns:
     The weights; numbers are read when they are asked for.
@@ -53,8 +85,14 @@ def open_weights(
   """
   if '://' not in path:  # paths of a bucket are left as they are
     path = existing_path(path, field)
-  if (folder := checkpoint.find(path)) is not None:
-    return _open_orbax(checkpoint.State(folder), str(folder), heads)
+  try:
+    folder = checkpoint.find(path)
+  except OSError as error:
+    raise errors.UserError(
+      f'{field}: {path} cannot be read: {error.strerror}'
+    ) from error
+  if folder is not None:
+    return runs.open_run(folder, heads)
   file = tensors.find(path)
   if file is None:
     raise errors.UserError(
@@ -64,61 +102,35 @@ def open_weights(
     )
   # Beside a file of another name, config.json belongs to something else.
   named = os.path.isdir(path) or os.path.basename(path) in tensors.IN_DIRECTORY
-  config = _read_config(os.path.dirname(file)) if named else {}
+  beside = os.path.join(os.path.dirname(file), 'config.json')
+  config = described.read(beside) if named else Described(beside, {})
   found = tensors.open_file(file)
   if reference.is_reference(found):
     return reference.open_reference(found, heads)
   return _open_encoder(found, config, heads)
 
 
-def _read_config(folder: str) -> dict[str, Any]:
-  path = os.path.join(folder, 'config.json')
-  if not os.path.exists(path):
-    return {}
-  try:
-    with open(path, encoding='utf-8') as file:
-      config = json.load(file)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path} cannot be read: {error}') from error
-  return config if isinstance(config, dict) else {}
-
-
 def _open_encoder(
-  found: Tensors, config: Mapping[str, Any], heads: int | None
+  found: Tensors, config: Described, heads: int | None
 ) -> Weights:
   """A file with a single encoder."""
   found, left_out = _unwrap(found)
-  recognised = (
-    (format, table)
-    for format, table in _TABLES
-    for entry in table
-    if entry.ours == _TELLS and entry.names(0)[0] in found.shapes
-  )
-  format, table = next(recognised, (None, ()))
-  if format is None:
-    some = ', '.join(list(found.shapes)[:3])
-    raise errors.UserError(
-      f'{found.path} holds no I-JEPA encoder: its tensors are called {some}, '
-      '...; expected the names of ours, the reference, Hugging Face or timm'
-    )
-  told = _told_heads(config, format)
-  if None not in (heads, told) and heads != told:
-    raise errors.UserError(
-      f'{found.path}: its config.json says {told} attention heads, heads='
-      f'{heads} was given'
-    )
-  architecture = adapt.encoder_size(
-    found, table, told if heads is None else heads
-  )
+  format, table = _recognise(found)
+  architecture = _architecture(found, config, format, table, heads)
   if format == _HUGGING_FACE:
-    left_out += _check_hugging_face(found.path, config)
+    left_out += _check_hugging_face(config)
   shapes = weights.shapes(architecture.encoder())
   encoder = adapt.parameters(found, table, shapes)
-  told_predictor = config.get('predictor') if format == 'flax' else None
-  predictor, predictor_size = _open_predictor(
-    os.path.dirname(found.path), architecture, told_predictor
-  )
-  mark = config.get('ijepa_jax') or {}
+  predictor = predictor_size = None
+  if format == _FLAX and (said := config.section('predictor')).values:
+    beside = os.path.join(os.path.dirname(found.path), 'predictor.safetensors')
+    predictor, predictor_size = adapt.our_predictor(
+      tensors.open_file(beside), said, architecture
+    )
+  mark = described.read_mark(config.section('ijepa_jax'))
+  crop = config.section('pretrained_cfg').get('crop_pct', described.SHARE)
+  if crop is not None:
+    mark = {'crop': crop} | mark
   return Weights(
     source=found.path,
     format=format,
@@ -127,10 +139,51 @@ def _open_encoder(
     context=encoder,
     predictor=predictor,
     predictor_size=predictor_size,
-    ours=bool(mark.get('trained_here')),
     left_out=left_out,
-    crop=_told_crop(config),
+    **mark,
   )
+
+
+def _recognise(found: Tensors) -> tuple[str, names.Table]:
+  """The format of an encoder, by the names of its tensors."""
+  for format, table in _TABLES:
+    tells = next(entry for entry in table if entry.ours == _TELLS)
+    if tells.names(0)[0] in found.shapes:
+      return format, table
+  some = ', '.join(list(found.shapes)[:3])
+  why = f'its tensors are called {some}, ...' if some else 'it has no tensors'
+  raise errors.UserError(
+    f'{found.path} holds no I-JEPA encoder: {why}; expected the names of ours, '
+    'the reference, Hugging Face or timm'
+  )
+
+
+def _architecture(
+  found: Tensors,
+  config: Described,
+  format: str,
+  table: names.Table,
+  heads: int | None,
+) -> Architecture:
+  """By the tensors; the description says the heads, and must agree."""
+  section, keys = _SAID[format]
+  said = config.section(section) if section else config
+  heads_key = said.name(keys['heads'])
+  # Ours says all; others need not repeat what is their default.
+  whole = format == _FLAX and bool(said.values)
+  say = said.require if whole else said.get
+  told = say(keys['heads'], described.SIZE)
+  if None not in (heads, told) and heads != told:
+    raise errors.UserError(f'{heads_key} is {told}, heads={heads} was given')
+  architecture = adapt.encoder_size(
+    found,
+    table,
+    heads if told is None else told,
+    heads_from='' if told is None else heads_key,
+  )
+  sizes = architecture.to_dict()
+  said.agree({keys[name]: sizes[name] for name in keys}, whole=whole)
+  return architecture
 
 
 def _unwrap(found: Tensors) -> tuple[Tensors, tuple[str, ...]]:
@@ -148,176 +201,13 @@ def _unwrap(found: Tensors) -> tuple[Tensors, tuple[str, ...]]:
       return found, tuple(dict.fromkeys(left_out))
 
 
-def _told_heads(config: Mapping[str, Any], format: str) -> int | None:
-  """Attention heads by a config.json of the format."""
-  if format == 'flax':
-    told = (config.get('architecture') or {}).get('heads')
-  elif format == _HUGGING_FACE:
-    told = config.get('num_attention_heads')
-  else:
-    told = (config.get('model_args') or {}).get('num_heads')
-  return told if isinstance(told, int) and told > 0 else None
-
-
-def _told_crop(config: Mapping[str, Any]) -> float:
-  """Share of the shorter side that evaluation looks at."""
-  crop = (config.get('ijepa_jax') or config.get('pretrained_cfg') or {}).get
-  told = crop('crop', crop('crop_pct'))
-  if isinstance(told, int | float) and 0 < told <= 1:
-    return float(told)
-  return Weights.crop
-
-
-def _check_hugging_face(
-  path: str, config: Mapping[str, Any]
-) -> tuple[str, ...]:
+def _check_hugging_face(config: Described) -> tuple[str, ...]:
   """Refuses a model that computes something else."""
   for name, expected in (('hidden_act', 'gelu'), ('qkv_bias', True)):
-    if config.get(name, expected) != expected:
-      raise errors.UserError(
-        f'{path}: config.json has {name}={config[name]!r}, I-JEPA has '
-        f'{expected!r}'
-      )
-  eps = config.get('layer_norm_eps', 1e-12)
-  if config and eps != 1e-6:
-    return (f"layer_norm_eps={eps} (the reference's 1e-6 is used)",)
+    if config.values.get(name, expected) != expected:
+      raise config.wrong(name, f'{json.dumps(expected)} as I-JEPA has')
+  eps = config.get('layer_norm_eps', described.NUMBER)
+  if config.values and eps != 1e-6:
+    # Without the key it is the default of `IJepaConfig`.
+    return (f"layer_norm_eps={eps or 1e-12} (the reference's 1e-6 is used)",)
   return ()
-
-
-def _open_predictor(
-  folder: str, architecture: Architecture, told: Mapping[str, int] | None
-) -> tuple[Parameters | None, sizes.Size | None]:
-  """The predictor that our `flax` format keeps in a file beside."""
-  if not told:
-    return None, None
-  size = weights.size_from_dict(told)
-  found = tensors.open_file(
-    existing_path(os.path.join(folder, 'predictor.safetensors'), 'predictor')
-  )
-  shapes = weights.shapes(architecture.predictor(size))
-  return adapt.parameters(found, names.FLAX_PREDICTOR, shapes), size
-
-
-def _open_orbax(
-  state: checkpoint.State, path: str, heads: int | None
-) -> Weights:
-  """A checkpoint of a run, or one that `convert` has written."""
-  try:
-    architecture, predictor_size = _describe(state.meta, path)
-  except (KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(
-      f'{path} does not say what model it is of: {error}'
-    ) from error
-  if heads not in (None, architecture.size.heads):
-    raise errors.UserError(
-      f'{path} has {architecture.size.heads} attention heads, heads={heads} '
-      'was given'
-    )
-
-  def section(
-    prefix: str, shapes: Mapping[str, tuple[int, ...]]
-  ) -> Parameters | None:
-    dotted = {
-      name.removeprefix(prefix).replace('/', '.'): shape
-      for name, shape in state.shapes.items()
-      if name.startswith(prefix)
-    }
-    if not dotted:
-      return None
-
-    def load(name: str) -> np.ndarray:
-      return state.read(name.replace('.', '/'))
-
-    found = Tensors(path, dotted, load, prefix=prefix.replace('/', '.'))
-    table = (
-      names.FLAX_PREDICTOR if 'predictor' in prefix else names.FLAX_ENCODER
-    )
-    return adapt.parameters(found, table, shapes)
-
-  encoder = weights.shapes(architecture.encoder())
-  target = section('target/', encoder)
-  context = section('params/encoder/', encoder)
-  if target is None and context is None:
-    raise errors.UserError(f'{path} holds no encoder')
-  predictor = moments = None
-  if predictor_size is not None:
-    shapes = weights.shapes(architecture.predictor(predictor_size))
-    predictor = section('params/predictor/', shapes)
-    trained = {'encoder': encoder, 'predictor': shapes}
-    moments = _open_moments(state, trained, section)
-  mark = state.meta.get('ijepa_jax') or {}
-  progress = state.meta.get('progress')
-  if progress is None:  # a run's
-    progress = _progress(state.meta, int(state.read('step')))
-  return Weights(
-    source=path,
-    format='ours (Orbax)',
-    architecture=architecture,
-    target=target or context,  # type: ignore[arg-type]
-    context=context or target,  # type: ignore[arg-type]
-    predictor=predictor,
-    predictor_size=predictor_size if predictor else None,
-    moments=moments,
-    progress=progress,
-    ours=bool(mark.get('trained_here')),
-    crop=_told_crop({'ijepa_jax': mark}),
-  )
-
-
-def _describe(
-  meta: Mapping[str, Any], path: str
-) -> tuple[Architecture, sizes.Size | None]:
-  """Architecture and predictor by a checkpoint's own description."""
-  if 'architecture' in meta:
-    told = meta.get('predictor')
-    return (
-      Architecture.from_dict(meta['architecture']),
-      weights.size_from_dict(told) if told else None,
-    )
-  config = ml_collections.ConfigDict(meta['config'])
-  if config.model.variant not in sizes.SIZES:
-    raise errors.UserError(
-      f'{path}: model.variant={config.model.variant!r} is not a size known here'
-    )
-  return (
-    Architecture(
-      sizes.SIZES[config.model.variant],
-      config.model.patch_size,
-      config.model.image_size,
-    ),
-    train_step.predictor_size(config),
-  )
-
-
-def _open_moments(
-  state: checkpoint.State,
-  trained: Mapping[str, Mapping[str, tuple[int, ...]]],
-  section: Callable[[str, Mapping[str, tuple[int, ...]]], Parameters | None],
-) -> Moments | None:
-  """Adam's moments, wherever they are in the optimiser's chain."""
-  prefixes = {
-    match[2]: match[1]
-    for name in state.shapes
-    if (match := re.match(r'(opt_state/.*?)(mu|nu)/encoder/', name))
-  }
-  if not prefixes:
-    return None
-
-  def moment(name: str) -> dict[str, Parameters]:
-    found = {}
-    for part, shapes in trained.items():
-      moving = {k: v for k, v in shapes.items() if k != 'pos_embed'}
-      found[part] = section(f'{prefixes[name]}{name}/{part}/', moving)
-    return {part: held for part, held in found.items() if held is not None}
-
-  count = int(state.read(f'{prefixes["mu"]}count'))
-  return Moments(count, mean=moment('mu'), square=moment('nu'))
-
-
-def _progress(meta: Mapping[str, Any], step: int) -> dict[str, int]:
-  """How far training was; the epoch where the run says how long one is."""
-  length = meta.get('data', {}).get('epoch_length')
-  if length is None:
-    return {'step': step}
-  per_epoch = optim.steps_per_epoch(length, meta['config']['batch_size'])
-  return {'step': step, 'epoch': step // per_epoch}

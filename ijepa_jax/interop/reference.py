@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ijepa_jax.interop import adapt, names, weights
+from ijepa_jax.interop import adapt, described, names, weights
+from ijepa_jax.interop.described import Described
 from ijepa_jax.interop.tensors import Tensors, import_torch
 from ijepa_jax.interop.weights import Moments, Parameters, Weights
 
@@ -70,7 +71,6 @@ def open_reference(found: Tensors, heads: int | None) -> Weights:
         left_out.append("opt, whose parameter groups are not the reference's")
   if moments is None and not left_out and found.section('opt.state.').shapes:
     left_out.append('opt, whose encoder or predictor is not there')
-  epoch = found.plain.get('epoch')
   return Weights(
     source=found.path,
     format="the reference's checkpoint",
@@ -80,11 +80,24 @@ def open_reference(found: Tensors, heads: int | None) -> Weights:
     predictor=predictor,
     predictor_size=predictor_size,
     moments=moments,
-    progress={'epoch': epoch} if isinstance(epoch, int) else {},
-    ours=found.plain.get('ijepa_jax.trained_here') is True,
     left_out=tuple(left_out),
-    crop=found.plain.get('ijepa_jax.crop', Weights.crop),
+    **_read_mark(found),
   )
+
+
+def _read_mark(found: Tensors) -> dict[str, Any]:
+  """What we have written; of the authors' own files, the epoch."""
+  key = 'ijepa_jax'
+  told = {
+    name.removeprefix(f'{key}.'): value
+    for name, value in found.plain.items()
+    if name.startswith(f'{key}.')
+  }
+  if told or key in found.plain:
+    mark = Described(found.path, {key: found.plain.get(key, told)})
+    return described.read_mark(mark.section(key))
+  epoch = found.plain.get('epoch')
+  return {'progress': {'epoch': epoch} if described.COUNT.has(epoch) else {}}
 
 
 def _without_ddp(part: Tensors) -> Tensors:
@@ -203,11 +216,7 @@ def write(path: str, held: Weights) -> None:
   content |= {
     'scaler': _SCALER,
     'epoch': held.progress.get('epoch', 0),
-    'ijepa_jax': {
-      'trained_here': held.ours,
-      'crop': held.crop,
-      **held.progress,
-    },
+    'ijepa_jax': held.mark(),
   }
   torch.save(content, path)
 

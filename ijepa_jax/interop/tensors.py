@@ -6,7 +6,6 @@ which refuses everything but tensors and plain containers.
 """
 
 import dataclasses
-import json
 import os
 import pickle
 import re
@@ -20,6 +19,7 @@ import numpy as np
 import safetensors
 
 from ijepa_jax import errors
+from ijepa_jax.interop import described
 
 # Bytes read through a memory map before it is made anew: pages that were
 # touched count as memory of the process until then.
@@ -42,6 +42,17 @@ _DAMAGED = (
 
 # Bytes; the format's own limit.
 _LONGEST_HEADER = 100_000_000
+
+# An index must not lead out of its directory.
+_FILE_NAME = described.Kind(
+  'the name of a file beside it',
+  lambda x: (
+    isinstance(x, str)
+    and x.isprintable()
+    and x not in ('', '.', '..')
+    and os.path.basename(x) == x
+  ),
+)
 
 _SAFETENSORS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
@@ -78,7 +89,9 @@ class Tensors:
     try:
       value = self.load(self.prefix + name)
     except _DAMAGED as error:
-      raise errors.UserError(f'{where} cannot be read: {error}') from error
+      raise errors.UserError(
+        f'{where} cannot be read: {_reason(error)}'
+      ) from error
     if np.iscomplexobj(value):
       raise errors.UserError(f'{where} holds complex numbers')
     value = np.asarray(value, np.float32)
@@ -106,7 +119,8 @@ def find(path: str) -> str | None:
   if not os.path.isdir(path):
     return path
   inside = (os.path.join(path, name) for name in IN_DIRECTORY)
-  return next((name for name in inside if os.path.exists(name)), None)
+  # Also a link to nowhere: that it cannot be read says more than nothing.
+  return next((name for name in inside if os.path.lexists(name)), None)
 
 
 def open_file(path: str) -> Tensors:
@@ -115,6 +129,15 @@ def open_file(path: str) -> Tensors:
   Raises:
     UserError: truncated, of no known kind, or it needs more than tensors.
   """
+  found = _open_whole(path) or _open_shards(path)
+  for name in found.shapes:
+    if not name.isprintable():  # as in messages, which are one line
+      raise errors.UserError(f'{path}: {name!r} is no name of a tensor')
+  return found
+
+
+def _open_whole(path: str) -> Tensors | None:
+  """A file that holds its tensors itself, or None for JSON."""
   try:
     with open(path, 'rb') as file:
       start = file.read(16)
@@ -130,7 +153,7 @@ def open_file(path: str) -> Tensors:
   if start.startswith((b'PK', b'\x80\x02')):  # zip since PyTorch 1.6
     return _open_torch(path)
   if start.lstrip().startswith(b'{'):
-    return _open_shards(path)
+    return None
   raise errors.UserError(
     f'{path} is no file of weights: expected safetensors, a PyTorch file, or '
     'a directory of ours, Hugging Face or timm'
@@ -148,28 +171,33 @@ def _open_safetensors(path: str) -> Tensors:
 
 
 def _open_shards(index: str) -> Tensors:
-  try:
-    with open(index, encoding='utf-8') as file:
-      where = {n: str(s) for n, s in json.load(file)['weight_map'].items()}
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  where = described.read(index).section('weight_map')
+  if not where.values:
     raise errors.UserError(
-      f'{index} is no index of shards: expected JSON with a weight_map'
-    ) from error
+      f'{index} is no index of shards: expected names of files by names of '
+      'tensors, as weight_map'
+    )
   folder = os.path.dirname(index)
-  shards = {}
-  for name in sorted(set(where.values())):
-    # A plain name: an index must not lead out of its directory.
-    shard = os.path.join(folder, os.path.basename(name))
-    if not os.path.isfile(shard):
-      raise errors.UserError(f'{shard} is missing; {index} names it')
-    if shard.endswith('.json'):
-      raise errors.UserError(f'{index} names {name}, which is no shard')
-    shards[name] = open_file(shard)
-  for name, shard in where.items():
-    if name not in shards[shard].shapes:
-      raise errors.UserError(f'{shards[shard].path}: {name} is missing')
-  shapes = {name: shards[shard].shapes[name] for name, shard in where.items()}
-  return Tensors(index, shapes, lambda name: shards[where[name]].load(name))
+  shards: dict[str, Tensors] = {}
+  for name in where.values:
+    shard = where.require(name, _FILE_NAME)
+    if shard in shards:
+      continue
+    path = os.path.join(folder, shard)
+    if not os.path.lexists(path):
+      raise errors.UserError(f'{path} is missing; {index} names it')
+    opened = _open_whole(path)
+    if opened is None:
+      raise errors.UserError(f'{path} is no shard; {index} names it')
+    shards[shard] = opened
+  files = {name: shards[shard] for name, shard in where.values.items()}
+  for name, file in files.items():
+    if name not in file.shapes:
+      raise errors.UserError(
+        f'{file.path}: {name} is missing; {index} says that it is there'
+      )
+  shapes = {name: file.shapes[name] for name, file in files.items()}
+  return Tensors(index, shapes, lambda name: files[name].load(name))
 
 
 def _open_torch(path: str) -> Tensors:
@@ -195,6 +223,7 @@ class _TorchFile:
         weights_only=True,
         mmap=self._mapped,
       )
+      leaves = _flatten(content)
     except pickle.UnpicklingError as error:
       what = re.search(r'GLOBAL (\S+)', str(error))
       raise errors.UserError(
@@ -206,7 +235,7 @@ class _TorchFile:
       raise _unreadable(self._path, error) from error
     self.tensors: dict[str, Any] = {}
     self.plain: dict[str, Any] = {}
-    for name, value in _flatten(content):
+    for name, value in leaves:
       kind = self.tensors if isinstance(value, torch.Tensor) else self.plain
       kind[name] = value
     self._read_bytes = 0
@@ -232,9 +261,14 @@ def _flatten(content: Any, prefix: str = '') -> list[tuple[str, Any]]:
 
 
 def _unreadable(path: str, error: Exception) -> errors.UserError:
+  return errors.UserError(
+    f'{path} cannot be read, is it truncated? {_reason(error)}'
+  )
+
+
+def _reason(error: Exception) -> str:
   # PyTorch explains at length; the first sentence says it.
-  reason = (str(error) or type(error).__name__).split('. ')[0].split('\n')[0]
-  return errors.UserError(f'{path} cannot be read, is it truncated? {reason}')
+  return (str(error) or type(error).__name__).split('. ')[0].split('\n')[0]
 
 
 def import_torch(what: str) -> Any:

@@ -1,7 +1,6 @@
 """Weights in our own terms, whatever file they come from."""
 
 import dataclasses
-import fractions
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -78,13 +77,6 @@ class Architecture:
       'image_size': self.image_size,
     }
 
-  @classmethod
-  def from_dict(cls, values: Mapping[str, int]) -> 'Architecture':
-    """The inverse of `to_dict`."""
-    return cls(
-      size_from_dict(values), values['patch_size'], values['image_size']
-    )
-
 
 def size_to_dict(size: sizes.Size) -> dict[str, int]:
   """For a config.json: whole numbers only."""
@@ -94,12 +86,6 @@ def size_to_dict(size: sizes.Size) -> dict[str, int]:
     'heads': size.heads,
     'hidden': size.hidden,
   }
-
-
-def size_from_dict(values: Mapping[str, int]) -> sizes.Size:
-  """The inverse of `size_to_dict`."""
-  ratio = fractions.Fraction(values['hidden'], values['width'])
-  return sizes.Size(values['width'], values['depth'], values['heads'], ratio)
 
 
 def shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -212,3 +198,15 @@ class Weights:
   def encoder(self, which: Which) -> Parameters:
     """The encoder of this name."""
     return {'target': self.target, 'context': self.context}[which]
+
+  def mark(self) -> dict[str, Any]:
+    """What no other program needs to know, and we want to read again.
+
+    It is called `ijepa_jax` in all formats; see `described.read_mark`.
+    """
+    return {'trained_here': self.ours, 'crop': self.crop, **self.progress}
+
+
+def counted(number: int, noun: str) -> str:
+  """`'1 block'`, `'2 blocks'`."""
+  return f'{number:,} {noun}' + ('' if number == 1 else 's')

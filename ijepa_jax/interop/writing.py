@@ -27,7 +27,10 @@ _TIMM = {
 # What all others are built from, every argument given.
 _TIMM_BASE = 'vit_base_patch16_224'
 
+# Of the weights that the authors published (their README).
 LICENCE = 'CC-BY-NC-4.0'
+# Without the image: positions may have been interpolated.
+_PUBLISHED = {(sizes.SIZES[variant], patch) for variant, patch, _ in _TIMM}
 
 
 def write(
@@ -78,12 +81,30 @@ def lost(held: Weights, format: str, which: Which | None) -> list[str]:
   size = held.predictor_size
   if size and format == 'reference' and size.heads != _heads(held):
     parts.append(
-      f"the predictor's {size.heads} heads: the reference gives it the "
-      f"encoder's {_heads(held)}, and will compute something else"
+      f"the predictor's {weights.counted(size.heads, 'head')}: the reference "
+      f"gives it the encoder's {_heads(held)}, and will compute something else"
     )
   if held.moments is not None and not keeps_all:
     parts.append("the optimiser's moments")
   return parts
+
+
+def may_be_published(held: Weights) -> bool:
+  """Whether weights may be the authors', or derive from them.
+
+  Numbers do not tell who trained them, but the authors' have known shapes, and
+  whatever derives from them here keeps these and is never marked as ours.
+  """
+  architecture = held.architecture
+  shape = architecture.size, architecture.patch_size
+  return not held.ours and shape in _PUBLISHED
+
+
+def _licence(held: Weights) -> str | None:
+  """As Hugging Face spells it; of what was trained here, its owner decides."""
+  if held.ours:
+    return None
+  return LICENCE.lower() if may_be_published(held) else 'unknown'
 
 
 def _heads(held: Weights) -> int:
@@ -150,7 +171,7 @@ def _huggingface(held: Weights, folder: str, which: Which | None) -> None:
       'attention_probs_dropout_prob': 0.0,
       'initializer_range': 0.02,
       'torch_dtype': 'float32',
-      'ijepa_jax': _mark(held),
+      'ijepa_jax': held.mark(),
     },
   )
   side = held.architecture.image_size
@@ -208,9 +229,9 @@ def _timm(held: Weights, folder: str, which: Which | None) -> None:
         'pool_size': None,
         'first_conv': 'patch_embed.proj',
         'classifier': 'head',
-        'license': None if held.ours else LICENCE.lower(),
+        'license': _licence(held),
       },
-      'ijepa_jax': _mark(held),
+      'ijepa_jax': held.mark(),
     },
   )
 
@@ -265,16 +286,10 @@ def _description(held: Weights) -> dict[str, Any]:
   return {
     'architecture': held.architecture.to_dict(),
     'predictor': weights.size_to_dict(size) if size else None,
-    'progress': held.progress,
     'preprocessing': {'mean': train_step.MEAN, 'std': train_step.STD},
     'versions': checkpoint.versions(),
-    'ijepa_jax': _mark(held),
+    'ijepa_jax': held.mark(),
   }
-
-
-def _mark(held: Weights) -> dict[str, Any]:
-  """What no other program needs to know, and we want to read again."""
-  return {'trained_here': held.ours, 'crop': held.crop}
 
 
 def _save(
@@ -330,24 +345,30 @@ def resized(
 def _model_card(held: Weights, which: Which) -> str:
   size, side = held.architecture.size, held.architecture.image_size
   patch = held.architecture.patch_size
-  licence = '' if held.ours else f'license: {LICENCE.lower()}\n'
+  licence = _licence(held)
+  heading = '' if licence is None else f'license: {licence}\n'
+  heads = weights.counted(size.heads, 'head')
   origin = (
-    'Trained with ijepa_jax.'
-    if held.ours
-    else f'Converted by ijepa_jax from {held.format}. The weights that the '
-    f'authors published are under {LICENCE}; if these derive from them, so are '
-    'they.'
+    f'Converted by ijepa_jax from other weights ({held.format}); their licence '
+    'applies.'
   )
+  if held.ours:
+    origin = 'Trained with ijepa_jax.'
+  elif may_be_published(held):
+    origin += (
+      f' The weights that the authors published are under {LICENCE}: these '
+      'have their shape, and may be theirs or derive from them.'
+    )
   return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
 tags: [ijepa, self-supervised]
-{licence}---
+{heading}---
 
-# I-JEPA encoder, {size.width} wide, {size.depth} blocks
+# I-JEPA encoder, {size.width} wide, {weights.counted(size.depth, 'block')}
 
 The {which} encoder of an I-JEPA (Assran et al., CVPR 2023): patches of
-{patch} pixels, images of {side} pixels, {size.heads} heads, no class token.
+{patch} pixels, images of {side} pixels, {heads}, no class token.
 {origin}
 
 ```python
