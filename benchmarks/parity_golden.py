@@ -101,7 +101,8 @@ def shape_of(
   if heads is None:
     raise errors.UserError('config.json: the heads of an encoder are missing')
   size = trunk_size(encoder, heads)
-  patch, image = image_sides(encoder)
+  patch = math.isqrt(encoder['patch_embed']['kernel'].shape[0] // 3)
+  image = patch * math.isqrt(encoder['pos_embed'].shape[0])
   found: dict[str, Any] = {
     'width': size.width,
     'depth': size.depth,
@@ -143,12 +144,6 @@ def trunk_size(part: dict, heads: int) -> sizes.Size:
   return sizes.Size(width, depth, heads, fractions.Fraction(hidden, width))
 
 
-def image_sides(encoder: dict) -> tuple[int, int]:
-  """Pixels per side of a patch and of the image, from our parameters."""
-  patch = math.isqrt(encoder['patch_embed']['kernel'].shape[0] // 3)
-  return patch, patch * math.isqrt(encoder['pos_embed'].shape[0])
-
-
 # --- Images and masks ------------------------------------------------------
 
 
@@ -162,10 +157,9 @@ def channels_last(images: np.ndarray) -> np.ndarray:
   return np.moveaxis(images, -3, -1)
 
 
-def pad(x: np.ndarray, length: int, value: int = 0) -> np.ndarray:
+def pad(x: np.ndarray, length: int) -> np.ndarray:
   """Pads the last axis to `length`."""
-  width = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
-  return np.pad(x, width, constant_values=value)
+  return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
 
 
 def make_batch(

@@ -1,9 +1,10 @@
 """Compares encoders that were saved by Hugging Face's transformers."""
 
 import pathlib
-from typing import Any
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import parity_files
 import parity_golden
@@ -12,9 +13,10 @@ import parity_report
 from flax import nnx
 from parity_batch import FORWARD
 
-from ijepa_jax import errors
-from ijepa_jax.interop import names, tensors
-from ijepa_jax.models import layers, vit
+import ijepa_jax
+from ijepa_jax import encoder, errors
+from ijepa_jax.interop import positions
+from ijepa_jax.models import layers
 
 
 def compare(
@@ -34,8 +36,7 @@ def compare(
   """
   folder = path.parent
   source = f'hf/{folder.name}'
-  config = parity_files.read_json(path)
-  eps = config.get('layer_norm_eps')
+  eps = parity_files.read_json(path).get('layer_norm_eps')
   if eps != layers.EPSILON:
     report.skip(source, 'all', f'layer_norm_eps is {eps}, ours is 1e-6')
     return
@@ -43,80 +44,77 @@ def compare(
   model = folder.name.removesuffix('_legacy_names')
   legacy = golden.path / f'model_{model}.npz'
   if stored.exists():
-    arrays = parity_files.read(stored)
-    images, final = arrays['pixel_values'], 'last_hidden_state'
+    ours = ijepa_jax.load_encoder(str(folder))
+    _compare_stored(report, source, ours, parity_files.read(stored))
   elif legacy.exists():
+    ours = ijepa_jax.load_encoder(str(folder))
     arrays = golden.read(legacy)
     images = parity_golden.normalise(arrays['images_u8'])
-    final = 'target_full'
+    last, theirs = _features(ours, images, arrays), arrays['target_full']
+    report.compare(source, 'target_full', last, theirs, FORWARD)
   else:
     report.skip(source, 'all', f'neither {stored.name} nor {legacy.name}')
-    return
-  encoder = _read(folder / 'model.safetensors')
-  heads = config.get('num_attention_heads')
-  if not heads:
-    raise errors.UserError(f'{path}: num_attention_heads is missing')
-  *seen, last = run(encoder, heads, parity_golden.channels_last(images))
-  for i, ours in enumerate(seen):
-    if f'hidden_states_{i}' in arrays:
-      theirs = arrays[f'hidden_states_{i}']
-      difference = parity_report.difference(ours, theirs)
-      report.add(source, f'hidden_states_{i}', difference, FORWARD)
-  difference = parity_report.difference(last, arrays[final])
-  report.add(source, final, difference, FORWARD)
-  if stored.exists() and (left := arrays.unasked()):
+
+
+def _compare_stored(
+  report: parity_report.Report,
+  source: str,
+  ours: encoder.Encoder,
+  arrays: parity_files.Arrays,
+) -> None:
+  """Compares all that transformers computed, also at other resolutions."""
+  for i, seen in enumerate(hidden_states(ours, arrays['pixel_values'])):
+    name = f'hidden_states_{i}'
+    if name in arrays:
+      report.compare(source, name, seen, arrays[name], FORWARD)
+  # '' and '_56', '_32x48', ...: images of other sides.
+  for sides in arrays.prefixes('pixel_values(.*)$'):
+    last = _features(ours, arrays[f'pixel_values{sides}'], arrays)
+    name = f'last_hidden_state{sides}'
+    report.compare(source, name, last, arrays[name], FORWARD)
+  grid = (ours.architecture.grid,) * 2
+  for name in arrays.prefixes(r'(pos_embed_\d+x\d+_from_\d+x\d+)$'):
+    rows, columns, *old = map(int, re.findall(r'\d+', name))
+    if tuple(old) == grid:
+      table = np.asarray(ours.params['pos_embed'])
+      table = positions.interpolate(table, grid, (rows, columns))
+      report.compare(source, name, table[None], arrays[name], FORWARD)
+  if left := arrays.unasked():
     report.skip(source, ', '.join(left), 'not compared here')
 
 
-def run(encoder: dict, heads: int, images: np.ndarray) -> list[np.ndarray]:
-  """Outputs of our encoder.
+def _features(
+  ours: encoder.Encoder, images: np.ndarray, arrays: parity_files.Arrays
+) -> jax.Array:
+  """`(B, N, D)` of images `(B, 3, H, W)`."""
+  try:
+    return ours(jnp.asarray(parity_golden.channels_last(images)))
+  except ValueError as error:  # sides that are no whole patches
+    raise errors.UserError(f'{arrays.path}: {error}') from error
+
+
+def hidden_states(
+  ours: encoder.Encoder, images: np.ndarray
+) -> list[np.ndarray]:
+  """What enters the first block and leaves each one.
 
   Args:
-    encoder: our parameters.
-    heads: of its attention.
-    images: normalised, `(B, S, S, 3)`.
-
-  Returns:
-    What enters the first block and leaves each one, then after the last norm.
+    ours: the encoder.
+    images: normalised, `(B, 3, S, S)` of its own side.
   """
-  size = parity_golden.trunk_size(encoder, heads)
-  patch, side = parity_golden.image_sides(encoder)
-  if images.shape[1:3] != (side, side):
+  side = ours.architecture.image_size
+  if images.shape[2:] != (side, side):
     raise errors.UserError(
-      f'hf: images of {images.shape[1:3]} pixels, expected {side}'
+      f'hf: images of {images.shape[2:]} pixels, expected {side}'
     )
   seen: list[np.ndarray] = []
   record = parity_models.recorder(seen)
-
-  def make() -> vit.Encoder:
-    return vit.Encoder(
-      size, patch_size=patch, image_size=side, rngs=nnx.Rngs(0)
-    )
-
-  graph = nnx.graphdef(nnx.eval_shape(make))
+  graph = nnx.graphdef(ours.architecture.encoder())
 
   @parity_models.jit
-  def encode(encoder: dict, images: Any) -> jax.Array:
-    return nnx.merge(graph, encoder)(images, constrain=record)
+  def encode(params: dict, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, params)(images, constrain=record)
 
-  last = np.asarray(encode(encoder, images))
+  encode(ours.params, parity_golden.channels_last(images))
   jax.effects_barrier()
-  return [*seen, last]
-
-
-def _read(path: pathlib.Path) -> dict:
-  """Our parameters of a file in which the names are of either version."""
-  if not path.exists():
-    raise errors.UserError(f'{path} is missing')
-  file = tensors.open_file(str(path))
-  held = {
-    name.removeprefix('ijepa.'): file.read(name)
-    for name in file.shapes
-    if not name.removeprefix('ijepa.').startswith('pooler.')
-  }
-  legacy = any(name.startswith('encoder.layer.') for name in held)
-  table = names.HUGGINGFACE if legacy else names.HUGGINGFACE_5
-  try:
-    return names.tree(table, held)
-  except KeyError as error:
-    raise errors.UserError(f'{path}: no IJepaModel: {error}') from error
+  return seen

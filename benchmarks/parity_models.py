@@ -3,14 +3,13 @@
 Everything runs through `train_step.Learner`, as training does.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import parity_golden
 from flax import nnx
@@ -49,41 +48,10 @@ def make_weights(tensors: Mapping[str, np.ndarray], path: Any) -> Weights:
 # --- The model at the sizes of a golden file -------------------------------
 
 
-@contextlib.contextmanager
-def _named(size: sizes.Size) -> Iterator[str]:
-  """Gives a size a name that a config can refer to."""
-  name = 'of the golden file'
-  sizes.SIZES[name] = size
-  try:
-    yield name
-  finally:
-    del sizes.SIZES[name]
-
-
-def make_config(
-  shape: parity_golden.Shape, variant: str, changes: Mapping[str, Any]
-) -> ml_collections.ConfigDict:
-  """The defaults in float32 at these sizes."""
-  config = fields.defaults()
-  values = {
-    'model.variant': variant,
-    'model.patch_size': shape.patch_size,
-    'model.image_size': shape.image_size,
-    'model.dtype': 'float32',
-    'predictor.width': shape.predictor.width,
-    'predictor.depth': shape.predictor.depth,
-    'predictor.heads': shape.predictor.heads,
-  }
-  for name, value in {**values, **changes}.items():
-    fields.assign(config, name, value)
-  return config
-
-
 class Model:
   """What training would run at these sizes.
 
   Attributes:
-    config: the run's config.
     learner: its learner, with the golden numbers' normalisation.
   """
 
@@ -100,14 +68,24 @@ class Model:
       constrain: what sees every activation on its way.
       changes: of the config, by dotted names.
     """
-    with _named(shape.encoder) as variant:
-      self.config = make_config(shape, variant, changes or {})
+    config = fields.defaults()
+    values = {
+      'model.variant': 'of the golden file',
+      'model.patch_size': shape.patch_size,
+      'model.image_size': shape.image_size,
+      'model.dtype': 'float32',
+      'predictor.width': shape.predictor.width,
+      'predictor.depth': shape.predictor.depth,
+      'predictor.heads': shape.predictor.heads,
+    }
+    for name, value in {**values, **(changes or {})}.items():
+      fields.assign(config, name, value)
+    # A config knows the size of its encoder by name.
+    with mock.patch.dict(sizes.SIZES, {config.model.variant: shape.encoder}):
       self.learner = train_step.Learner(
-        self.config, constrain, parity_golden.normalise
+        config, constrain, parity_golden.normalise
       )
-      model = nnx.eval_shape(
-        lambda: train_step.IJepa(self.config, rngs=nnx.Rngs(0))
-      )
+      model = nnx.eval_shape(lambda: train_step.IJepa(config, rngs=nnx.Rngs(0)))
     self._encoder = nnx.graphdef(model.encoder)
     self._patches = shape.patches
 

@@ -58,6 +58,17 @@ class Report:
     print(_line(source, quantity, *numbers, verdict), flush=True)
     return row
 
+  def compare(
+    self,
+    source: str,
+    quantity: str,
+    ours: Any,
+    theirs: Any,
+    tolerance: float,
+  ) -> Row:
+    """Adds a row for the `difference` of two arrays."""
+    return self.add(source, quantity, difference(ours, theirs), tolerance)
+
   def add_tensors(
     self,
     source: str,

@@ -5,7 +5,6 @@ import runpy
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 import parity_report
 
@@ -43,15 +42,11 @@ _FIELDS = {
 NAMES = {*_FIELDS, 'ema', *_LENGTHS[0], *_LENGTHS[1]}
 
 
-def load_config(name: str, *variant: str) -> ml_collections.ConfigDict:
-  """The config of `configs/NAME.py`."""
-  return runpy.run_path(str(_CONFIGS / f'{name}.py'))['get_config'](*variant)
-
-
 def published(name: str) -> optim.Schedules:
   """Schedules of one of the reference's configs."""
   ours, steps_per_epoch = PUBLISHED[name]
-  return optim.make_schedules(load_config(ours), steps_per_epoch)
+  config = runpy.run_path(str(_CONFIGS / f'{ours}.py'))['get_config']()
+  return optim.make_schedules(config, steps_per_epoch)
 
 
 def is_described(described: Any) -> bool:

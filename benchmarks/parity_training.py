@@ -148,8 +148,8 @@ def compare(
       report.skip(source, name, 'not in the files')
   for name in 'loss', 'loss_f64':
     if name in golden:
-      difference = parity_report.difference(np.array(losses), golden[name])
-      report.add(source, f'{name} of {len(losses)} updates', difference, LOSS)
+      many = f'{name} of {len(losses)} updates'
+      report.compare(source, many, np.array(losses), golden[name], LOSS)
     else:
       report.skip(source, name, 'not in the file')
   parts = [f'gnorm_{part}' for part in ('encoder', 'predictor')]

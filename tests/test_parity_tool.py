@@ -10,6 +10,9 @@ import parity_files
 import parity_report
 import plain_numpy
 import pytest
+import small_weights
+
+import ijepa_jax
 
 
 def exit_code(*arguments):
@@ -50,6 +53,31 @@ def test_other_sizes_and_several_contexts(tmp_path, capsys):
   ):
     assert f'model_numpy            {quantity}' in printed
   assert 'skipped: grad/encoder: not in the file' in printed
+
+
+def hugging_face(path, *sides):
+  """A model with what our own encoder computes of images of these sides."""
+  folder = path / 'hf' / 'mine'
+  small_weights.write(small_weights.golden(), folder, 'huggingface')
+  encoder = ijepa_jax.load_encoder(str(folder))
+  arrays = {}
+  for height, width in [(48, 48), *sides]:
+    name = '' if not arrays else f'_{height}x{width}'
+    images = np.random.default_rng(0).normal(size=(1, 3, height, width))
+    arrays[f'pixel_values{name}'] = images
+    whole = images[..., : height // 8 * 8, : width // 8 * 8]
+    features = encoder(whole.transpose(0, 2, 3, 1))
+    arrays[f'last_hidden_state{name}'] = features
+  np.savez(path / 'hf' / 'mine_io.npz', **arrays)
+  return path
+
+
+def test_hugging_face_at_other_resolutions(tmp_path, capsys):
+  folder = hugging_face(tmp_path, (56, 56), (40, 64))
+  assert exit_code('--golden', folder) == 0
+  printed = capsys.readouterr().out
+  for name in ('', '_56x56', '_40x64'):
+    assert f'hf/mine                last_hidden_state{name} ' in printed
 
 
 # --- Exit codes ------------------------------------------------------------
@@ -152,6 +180,10 @@ def other_schedule(path):
   return folder
 
 
+def half_a_patch(path):
+  return hugging_face(path, (48, 52))
+
+
 @pytest.mark.parametrize(
   ('make', 'said'),
   [
@@ -164,6 +196,7 @@ def other_schedule(path):
     (unknown_name, 'expected an entry other'),
     (other_sizes, 'depth is 3, the tensors have 2'),
     (other_schedule, 'lacks ema'),
+    (half_a_patch, 'multiples of the patch size 8'),
   ],
 )
 def test_bad_input(tmp_path, capsys, make, said):

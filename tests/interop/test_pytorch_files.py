@@ -107,6 +107,14 @@ def test_a_file_of_other_content_is_refused(content, tmp_path, capsys):
   assert 'holds no I-JEPA encoder' in line
 
 
+def test_a_file_that_holds_itself_is_refused(state, tmp_path, capsys):
+  state['again'] = state
+  torch.save(state, tmp_path / 'a.pth')
+  refusal(tmp_path / 'a.pth', tmp_path)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'a.pth cannot be read' in line
+
+
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('wrapper', ['', 'module.', 'state_dict', 'model'])
 def test_both_formats_and_usual_wrappers_are_read(

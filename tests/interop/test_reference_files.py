@@ -1,70 +1,32 @@
 """Checkpoints in the structure of the authors' code."""
 
+import dataclasses
+
 import numpy as np
 import peers
 import pytest
 import small_weights
-from peers import published, torch
+from peers import interop_reference, published, torch
 
 from ijepa_jax import convert, errors
 from ijepa_jax.interop import names, reading
 
 __all__ = ['published']  # a fixture
 
-
-class Block(torch.nn.Module):
-  """Parameters of a block, in the order of the authors' modules."""
-
-  def __init__(self, width, hidden):
-    super().__init__()
-    linear, norm = torch.nn.Linear, torch.nn.LayerNorm
-    self.norm1 = norm(width)
-    self.attn = torch.nn.Module()
-    self.attn.qkv = linear(width, 3 * width)
-    self.attn.proj = linear(width, width)
-    self.norm2 = norm(width)
-    self.mlp = torch.nn.Module()
-    self.mlp.fc1 = linear(width, hidden)
-    self.mlp.fc2 = linear(hidden, width)
-
-
-def blocks(size):
-  made = [Block(size.width, size.hidden) for _ in range(size.depth)]
-  return torch.nn.ModuleList(made)
-
-
-def frozen(*shape):
-  return torch.nn.Parameter(torch.zeros(shape), requires_grad=False)
-
-
-class Encoder(torch.nn.Module):
-  def __init__(self, architecture):
-    super().__init__()
-    size, patch = architecture.size, architecture.patch_size
-    self.pos_embed = frozen(1, architecture.grid**2, size.width)
-    self.patch_embed = torch.nn.Module()
-    self.patch_embed.proj = torch.nn.Conv2d(3, size.width, patch, patch)
-    self.blocks = blocks(size)
-    self.norm = torch.nn.LayerNorm(size.width)
+Encoder, Parallel = interop_reference.Encoder, interop_reference.Parallel
 
 
 class Predictor(torch.nn.Module):
   def __init__(self, architecture, size):
     super().__init__()
     self.mask_token = torch.nn.Parameter(torch.zeros(1, 1, size.width))
-    self.predictor_pos_embed = frozen(1, architecture.grid**2, size.width)
+    self.predictor_pos_embed = interop_reference.frozen(
+      1, architecture.grid**2, size.width
+    )
     self.predictor_embed = torch.nn.Linear(architecture.size.width, size.width)
-    self.predictor_blocks = blocks(size)
+    self.predictor_blocks = interop_reference.blocks(size)
     self.predictor_norm = torch.nn.LayerNorm(size.width)
     self.predictor_proj = torch.nn.Linear(size.width, architecture.size.width)
-
-
-class Parallel(torch.nn.Module):
-  """Names as under DistributedDataParallel."""
-
-  def __init__(self, module):
-    super().__init__()
-    self.module = peers.randomise(module)
 
 
 def optimizer(encoder, predictor):
@@ -214,6 +176,31 @@ def test_a_single_encoder_is_written_as_both_and_read_again(
   small_weights.assert_same(again.target, published.target)
   small_weights.assert_same(again.context, published.target)
   assert again.ours
+
+
+@pytest.mark.parametrize('middle', ['orbax', 'flax', 'timm'])
+def test_how_far_training_was_survives_other_formats(middle, tmp_path):
+  held = small_weights.full()
+  a = small_weights.write(held, tmp_path / 'a', middle)
+  b, _ = small_weights.run(a, tmp_path / 'b', '--to=reference')
+  assert torch.load(b, weights_only=True)['epoch'] == 2
+  again = reading.open_weights(str(b), heads=2)
+  assert again.progress == {'step': 7, 'epoch': 2}
+
+
+def test_without_an_epoch_none_is_read_again(tmp_path):
+  held = dataclasses.replace(small_weights.full(), progress={'step': 7})
+  a = small_weights.write(held, tmp_path / 'a', 'reference')
+  assert reading.open_weights(str(a), heads=2).progress == {'step': 7}
+
+
+@pytest.mark.parametrize(
+  'mark', [[1], {'crop': 'all'}, {'trained_here': 1}, {'step': -1}]
+)
+def test_a_mark_that_cannot_be_is_named(mark, checkpoint, tmp_path):
+  torch.save(checkpoint | {'ijepa_jax': mark}, tmp_path / 'a')
+  with pytest.raises(errors.UserError, match=r'a: ijepa_jax(\.\w+)? is '):
+    reading.open_weights(str(tmp_path / 'a'), heads=2)
 
 
 @pytest.mark.parametrize('part', PARTS)
