@@ -1,0 +1,1 @@
+"""Speed, measured: step, input, masks, start and checkpoints."""

@@ -1,0 +1,93 @@
+"""One start of a training run, up to its first step: a process of its own.
+
+  python -m ijepa_jax.benchmark.first_step --config=FILE [--config.FIELD=VALUE]
+
+The same order as in `train`, without what it writes and without an evaluation.
+`startup` runs it and reads the last line: seconds per stage as JSON, and how
+many programs came out of the persistent compilation cache.
+"""
+
+import collections
+import json
+import os
+import sys
+import time
+
+# Before all other imports: they are a stage.
+_BEGAN = time.time()
+# When `startup` started this process, in Unix seconds.
+LAUNCHED = 'IJEPA_JAX_LAUNCHED'
+
+
+def main() -> None:
+  """Prints the stages in their order."""
+  stages: dict[str, float] = {}
+  last = time.perf_counter()
+
+  def end(stage: str) -> None:
+    nonlocal last
+    now = time.perf_counter()
+    stages[stage] = now - last
+    last = now
+
+  stages['python'] = _BEGAN - float(os.environ.get(LAUNCHED, _BEGAN))
+
+  from ijepa_jax.config import command
+
+  config, _ = command.parse(sys.argv)
+  import jax
+
+  from ijepa_jax import program, resume, sharding, train, train_step
+  from ijepa_jax.benchmark.trial import small_schedule
+  from ijepa_jax.data import pipeline, sources
+
+  del train  # all that a run imports
+  end('import')
+
+  mesh = sharding.make_mesh(config)
+  end('devices')
+  source = sources.open_source(
+    config.data.source,
+    config.data.path,
+    config.data.split,
+    image_size=config.model.image_size,
+    seed=config.seed,
+  )
+  dataset = pipeline.make_dataset(config, source)
+  learner = train_step.Learner(config, sharding.constrain(mesh))
+  end('open data')
+  state = jax.block_until_ready(resume.init_state(config, mesh))
+  end('state')
+
+  events: dict[str, float] = collections.defaultdict(float)
+
+  def add(event: str, duration_secs: float, **_: str | int) -> None:
+    events[event] += duration_secs
+
+  def count(event: str, **_: str | int) -> None:
+    events[event] += 1
+
+  jax.monitoring.register_event_duration_secs_listener(add)
+  jax.monitoring.register_event_listener(count)
+  step = program.compile_step(config, learner, state, mesh)
+  end('trace')
+  # JAX does not take the two apart, but says what the second took.
+  stages['compile'] = events['/jax/core/compile/backend_compile_duration']
+  stages['trace'] -= stages['compile']
+
+  with pipeline.batches(dataset, 0, 1, config.data.workers) as batches:
+    batch = next(batches)
+  end('first batch')
+  batch = {name: batch[name] for name in train_step.DEVICE_FIELDS}
+  device_batch = sharding.put_batch(mesh, batch)
+  jax.block_until_ready(step(state, device_batch, small_schedule(config)))
+  end('first step')
+  hits = events['/jax/compilation_cache/cache_hits']
+  print(json.dumps({'seconds': stages, 'step_from_cache': hits > 0}))
+
+
+if __name__ == '__main__':
+  from ijepa_jax import errors
+
+  with errors.exit_cleanly():
+    main()
