@@ -141,8 +141,8 @@ _STORED = {
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
-@pytest.mark.parametrize('mode', ['exact', 'fast'])
-def test_orientation_is_applied(fmt, orientation, mode):
+@pytest.mark.parametrize('min_size', [None, (40, 20)])
+def test_orientation_is_applied(fmt, orientation, min_size):
   upright = _quadrants()
   turn = _STORED[orientation]
   stored = upright if turn is None else upright.transpose(turn)
@@ -150,10 +150,10 @@ def test_orientation_is_applied(fmt, orientation, mode):
   exif[ExifTags.Base.Orientation] = orientation
   data = _encode(stored, fmt, exif=exif)
   opened = decode.open_image(data)
-  assert decode.can_shrink(opened) == (fmt == 'JPEG')
+  assert decode.is_jpeg(opened) == (fmt == 'JPEG')
   if fmt == 'JPEG':
     assert decode.full_size(opened) == upright.size
-  pixels = np.asarray(decode.pixels(opened, mode, (40, 20)))
+  pixels = np.asarray(decode.pixels(opened, min_size))
   difference = pixels - np.asarray(upright, np.float32)
   assert np.abs(difference).mean() < 12
 
@@ -229,17 +229,17 @@ def test_damaged_files_raise_nothing_else():
     for _ in range(rng.integers(1, 8)):
       data[rng.integers(min(len(data), 300))] = rng.integers(256)
     try:
-      assert decode.decode(bytes(data), 'fast', (5, 5)).mode == 'RGB'
+      assert decode.decode(bytes(data), (5, 5)).mode == 'RGB'
     except decode.BadImage:
       bad += 1
   assert 0 < bad < 600
 
 
-def test_fast_shrinks_a_large_jpeg_but_not_below_min_size():
+def test_large_jpeg_shrinks_but_not_below_min_size():
   data = _encode(_quadrants(800, 600), 'JPEG')
-  assert decode.decode(data, 'fast', (200, 140)).size == (200, 150)
-  assert decode.decode(data, 'fast', (201, 140)).size == (400, 300)
-  assert decode.decode(data, 'exact', (200, 140)).size == (800, 600)
+  assert decode.decode(data, (200, 140)).size == (200, 150)
+  assert decode.decode(data, (201, 140)).size == (400, 300)
+  assert decode.decode(data).size == (800, 600)
 
 
 def test_odd_images_print_nothing(tmp_path):

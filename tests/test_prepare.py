@@ -336,7 +336,10 @@ def test_command_prints_one_line_and_exits_with_2(tmp_path):
   assert not (tmp_path / 'dst').exists()
 
 
-@pytest.mark.parametrize('option', ['--workers=0', '--shard-size=x'])
+@pytest.mark.parametrize(
+  'option',
+  ['--workers=0', '--shard-size=x', '--short-side=0', '--quality=90'],
+)
 def test_option_out_of_range_exits_with_2(option, tmp_path, capsys):
   with pytest.raises(SystemExit) as info:
     _prepare(tmp_path, tmp_path, option)

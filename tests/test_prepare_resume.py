@@ -175,7 +175,26 @@ def test_half_written_note_is_ignored(src, whole, tmp_path):
   assert _content(dst / 'train') == _content(whole)
 
 
-@pytest.mark.parametrize('option', ['--seed=1', '--shard-size=7'])
+def test_killed_while_recoding_ends_as_if_never_killed(src, tmp_path):
+  small = '--short-side=64'
+  prepare.main([*_arguments(src, tmp_path / 'whole'), small])
+  dst = tmp_path / 'dst'
+  command = [sys.executable, '-m', 'ijepa_jax.prepare', *_arguments(src, dst)]
+  process = subprocess.Popen([*command, small], stderr=subprocess.DEVNULL)
+  while len(_shards(dst / 'train')) < 3:
+    assert process.poll() is None
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  time.sleep(0.5)  # the workers notice and end
+  assert not (dst / 'train' / 'manifest.json').exists()
+  prepare.main([*_arguments(src, dst), small])
+  assert _content(dst / 'train') == _content(tmp_path / 'whole' / 'train')
+
+
+@pytest.mark.parametrize(
+  'option', ['--seed=1', '--shard-size=7', '--short-side=64']
+)
 def test_other_options_are_refused(src, whole, tmp_path, option):
   dst = _copy(whole, tmp_path)
   with pytest.raises(errors.UserError, match='other options'):

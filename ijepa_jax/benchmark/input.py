@@ -2,13 +2,14 @@
 
 The yardstick is a bare loop without a framework: Pillow decodes a file that is
 in memory already, crops it, and resizes the crop bilinearly. It takes turns
-with everything else, and a share is of the bare loop's speed in the same turn.
-All work on the same few records.
+with everything else, on as many cores, and a share is of its speed in the same
+turn. All work on the same few records.
 
 Speed is per second of CPU time, of all processes together: this is what a core
 can do, however busy the machine is. Wall time is reported beside it.
 """
 
+import concurrent.futures
 import io
 import multiprocessing
 import statistics
@@ -129,7 +130,8 @@ def table(result: dict[str, Any]) -> str:
     cpu = spread['cpu']
     share = f'{spread["share"]:.0%}'
     stages.append(
-      (name, report.number(cpu['median']), report.quartiles(cpu), share)
+      # The rest of a noisy whole may be less than nothing.
+      (name, report.number(max(cpu['median'], 0)), report.quartiles(cpu), share)
     )
   for workers, spread in result['workers'].items():
     if 'main_cpu' in spread:
@@ -195,8 +197,8 @@ class _Bench:
     }
     pipelines = {}
     for workers in _WORKERS:
-      # Again beside each: the machine may have changed meanwhile.
-      bare = _timed(self._bare, count)
+      # Again beside each, on as many cores: they share memory and caches.
+      bare = _timed(self._bare, count, cores=max(1, workers))
       pipelines[workers] = (bare, *_pipeline(self._dataset, workers))
     return {'spent': spent, 'drawn': self._drawn, 'pipelines': pipelines}
 
@@ -261,12 +263,26 @@ def _pipeline(dataset: grain.MapDataset, workers: int) -> tuple[_Spent, float]:
   return _Spent((main + made) / images, wall / images), main / images
 
 
-def _timed(function: Callable[[], object], images: int) -> _Spent:
-  # Of this thread: one that read ahead for a pipeline may still be at it.
-  wall, cpu = time.perf_counter(), time.thread_time()
-  function()
-  cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
-  return _Spent(cpu / images, wall / images)
+def _timed(
+  function: Callable[[], object], images: int, cores: int = 1
+) -> _Spent:
+  """Calls it, on several cores at once if asked to."""
+
+  def cpu_seconds() -> float:
+    # Of this thread: one that read ahead for a pipeline may still be at it.
+    before = time.thread_time()
+    function()
+    return time.thread_time() - before
+
+  wall = time.perf_counter()
+  if cores == 1:
+    cpu = cpu_seconds()
+  else:
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+      calls = [pool.submit(cpu_seconds) for _ in range(cores)]
+      cpu = sum(call.result() for call in calls)
+  wall = time.perf_counter() - wall
+  return _Spent(cpu / images / cores, wall / images / cores)
 
 
 def _cpu_seconds(process: int | None) -> float:

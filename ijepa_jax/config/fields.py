@@ -110,8 +110,10 @@ _TABLE = (
         "Strength of SimCLR's colour jitter; 0: off [ref: off]."),
   Field('data.blur', False, None,
         'Blur half of the images [ref: off].'),
-  Field('data.decode', 'exact', ('exact', 'fast'),
-        'JPEG decoding; fast: at reduced size where the crop allows it.'),
+  Field('data.decode', 'exact', ('exact', 'fast', 'fastest'),
+        'JPEG to pixels; exact: Pillow; fast: within one level of it, large '
+        'images at reduced size; fastest: reduced to 0.6 of the pixels per '
+        "side. The last two need the extra 'fast'."),
   Field('data.max_bad_share', 0.01, '[0, 1]',
         'Share of unreadable records beyond which the run stops.',
         resume=True),

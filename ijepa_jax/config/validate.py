@@ -1,7 +1,8 @@
 """Checks a config by arithmetic alone, before any work is done.
 
 What needs the disk is checked where it is opened: data paths by
-`data.sources`, `init_from` by `checkpoint`.
+`data.sources`, `init_from` by `checkpoint`. The exception are the libraries
+that `data.decode` needs: training would start without them.
 """
 
 import copy
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ijepa_jax import errors
 from ijepa_jax.config import fields
-from ijepa_jax.data import masks
+from ijepa_jax.data import fast_jpeg, masks
 from ijepa_jax.models import sizes
 
 
@@ -35,6 +36,7 @@ def validate(config: ConfigDict, num_devices: int | None = None) -> None:
   _check_context(config)
   _check_predictor(config)
   _check_periods(config)
+  fast_jpeg.require(config.data.decode)
   _check_devices(config, num_devices)
   if config.total_steps is None:
     check_warmup(config, config.total_epochs)

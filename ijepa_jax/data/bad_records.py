@@ -93,7 +93,7 @@ class BadRecords:
   def _reason(self, record: int) -> str:
     """Reads it once more: the reader in a worker could not tell why."""
     try:
-      decode.decode(self._source[record]['image'], 'exact')
+      decode.decode(self._source[record]['image'])
     except (OSError, decode.BadImage) as error:
       return str(error).splitlines()[0]
     return 'readable now, was not when it was loaded'

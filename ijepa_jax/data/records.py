@@ -51,6 +51,7 @@ class Manifest:
     classes: class names by label, None without labels.
     plan: identifies source, order and options; see `prepare`.
     shards: in order.
+    recoded: how large images were made smaller, None: all are as they were.
   """
 
   split: str
@@ -59,10 +60,13 @@ class Manifest:
   classes: list[str] | None
   plan: str
   shards: list[Shard]
+  recoded: str | None = None
 
   def to_json(self) -> str:
     """The content of manifest.json."""
     fields = {'format': FORMAT, **dataclasses.asdict(self)}
+    if self.recoded is None:
+      del fields['recoded']
     return json.dumps(fields, indent=1) + '\n'
 
 

@@ -1,7 +1,7 @@
 """Crops and augmentations: an image and a random generator to uint8 pixels.
 
 Every random draw comes from the generator given, so that a record's pixels
-are a function of its seed. 'fast' decoding makes the same draws as 'exact'.
+are a function of its seed. All ways to decode make the same draws.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from ijepa_jax.data import decode
+from ijepa_jax.data import decode, fast_jpeg
 from ijepa_jax.data.sources import Source
 from ijepa_jax.errors import DataError
 
@@ -46,7 +46,9 @@ class Transform(Protocol):
   def box(self, size: tuple[int, int], rng: np.random.Generator) -> Box:
     """Chooses the crop of an image of this (width, height)."""
 
-  def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+  def finish(
+    self, image: Image.Image | np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
     """Turns the crop, already resized, into uint8 (S, S, 3)."""
 
 
@@ -100,8 +102,14 @@ class TrainTransform:
       w = round(height * _RATIO[1])
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
-  def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+  def finish(
+    self, image: Image.Image | np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
     """Augments a crop of S x S pixels and returns it as uint8 (S, S, 3)."""
+    if not (self.flip or self.color_jitter or self.blur):
+      return np.asarray(image)
+    if isinstance(image, np.ndarray):
+      image = Image.fromarray(image)
     if self.flip and rng.random() < 0.5:
       image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if self.color_jitter > 0 and rng.random() < 0.8:
@@ -140,7 +148,9 @@ class EvalTransform:
     return Box((width - side) // 2, (height - side) // 2, side, side)
 
   def finish(
-    self, image: Image.Image, rng: np.random.Generator | None = None
+    self,
+    image: Image.Image | np.ndarray,
+    rng: np.random.Generator | None = None,
   ) -> np.ndarray:
     """Returns the resized square as uint8 (S, S, 3)."""
     return np.asarray(image)
@@ -154,14 +164,15 @@ def apply(
 ) -> np.ndarray:
   """Decodes an image and transforms it.
 
-  In 'fast' mode the crop is chosen before decoding, so that a large JPEG is
-  decoded at the smallest scale that still has S pixels across the crop.
+  In the fast modes the crop of a JPEG is chosen before it is decoded, so that
+  of a large one no more pixels are made than are needed.
 
   Args:
     image: the bytes of a file, or uint8 (H, W, 3).
     transform: a `TrainTransform` or `EvalTransform`.
-    rng: the source of all randomness.
-    mode: 'exact' or 'fast', see `decode.decode`.
+    rng: the source of all randomness; not advanced when the image is broken.
+    mode: `data.decode`: 'exact' is Pillow; 'fast' and 'fastest' see
+      `fast_jpeg`, and do what is no JPEG as 'exact' does.
 
   Returns:
     uint8 (S, S, 3), S = `transform.image_size`.
@@ -171,19 +182,16 @@ def apply(
   """
   side = transform.image_size
   opened = decode.open_image(image)
-  if mode == 'exact' or not decode.can_shrink(opened):
-    rgb = decode.pixels(opened)
-    box = transform.box(rgb.size, rng)
-    return transform.finish(_crop_and_resize(rgb, box, side), rng)
-  width, height = decode.full_size(opened)
-  box = transform.box((width, height), rng)
-  min_size = (
-    math.ceil(side * width / box.width),
-    math.ceil(side * height / box.height),
-  )
-  rgb = decode.pixels(opened, mode, min_size)
-  scale = (rgb.width / width, rgb.height / height)
-  return transform.finish(_crop_and_resize(rgb, box, side, scale), rng)
+  if mode != 'exact' and isinstance(image, bytes) and decode.is_jpeg(opened):
+    before = rng.bit_generator.state
+    box = transform.box(decode.full_size(opened), rng)
+    decoded = fast_jpeg.decode_for(image, opened, box, side, mode)
+    if decoded is not None:
+      return transform.finish(fast_jpeg.crop_and_resize(decoded, side), rng)
+    rng.bit_generator.state = before
+  rgb = decode.pixels(opened)
+  box = transform.box(rgb.size, rng)
+  return transform.finish(_crop_and_resize(rgb, box, side), rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +228,7 @@ def load(
     index: the record wanted, 0 to len(source) - 1.
     transform: a `TrainTransform` or `EvalTransform`.
     rng: the source of all randomness.
-    mode: 'exact' or 'fast', see `decode.decode`.
+    mode: `data.decode`, see `apply`.
 
   Returns:
     The example; the indices skipped are the `bad` ones from `index` on.
@@ -245,35 +253,13 @@ def load(
   )
 
 
-def _crop_and_resize(
-  image: Image.Image,
-  box: Box,
-  side: int,
-  scale: tuple[float, float] = (1.0, 1.0),
-) -> Image.Image:
-  """Cuts out `box` and resizes it to side x side.
-
-  Args:
-    image: decoded at `scale` times the size that `box` refers to.
-    box: in pixels of the full image.
-    side: pixels.
-    scale: horizontal and vertical scale of `image`.
-  """
-  left, right = box.left * scale[0], (box.left + box.width) * scale[0]
-  top, bottom = box.top * scale[1], (box.top + box.height) * scale[1]
+def _crop_and_resize(image: Image.Image, box: Box, side: int) -> Image.Image:
+  """Cuts out `box` and resizes it to side x side."""
   # Cropped first, like torchvision: with `resize(box=...)` alone the pixels
-  # just outside the crop would bleed into it. At scale 1 all is integral.
-  x, y = math.floor(left), math.floor(top)
-  right_edge = min(math.ceil(right), image.width)
-  bottom_edge = min(math.ceil(bottom), image.height)
-  crop = image.crop((x, y, right_edge, bottom_edge))
-  inner = (
-    left - x,
-    top - y,
-    min(right - x, crop.width),
-    min(bottom - y, crop.height),
-  )
-  return crop.resize((side, side), Image.Resampling.BILINEAR, inner)
+  # just outside the crop would bleed into it.
+  right, bottom = box.left + box.width, box.top + box.height
+  crop = image.crop((box.left, box.top, right, bottom))
+  return crop.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _jitter(

@@ -3,6 +3,7 @@
   python -m ijepa_jax.prepare ~/photos data/photos
   python -m ijepa_jax.prepare cifar10.zip data/cifar10
   python -m ijepa_jax.prepare DIR_OF_ILSVRC2012_TARS data/imagenet
+  python -m ijepa_jax.prepare ~/photos data/small --short-side=256
 
 SRC is a folder, a zip, a tar (compressed or not), one of ImageNet's own
 ILSVRC2012_img_{train,val}.tar, or a folder that holds them. Nothing is
@@ -10,6 +11,9 @@ unpacked. Sub-folders train, val, validation and test become splits, class
 sub-folders labels. Images that cannot be read are left out and listed in
 bad_files.jsonl. Stopped for whatever reason, the same command goes on where it
 was; the shards are the same, byte for byte, as without the stop.
+
+With --short-side, larger images are resized and stored as JPEG: twice as fast
+to train on, and not quite the same pixels. Others are stored as they are.
 """
 
 import argparse
@@ -19,9 +23,11 @@ from collections.abc import Sequence
 from ijepa_jax import errors
 from ijepa_jax.data import sources
 from ijepa_jax.prepare import run, splits
+from ijepa_jax.prepare.recode import Recode
 
 # ImageNet: 641 shards of 220 MB. Large enough to copy, small enough to redo.
 _SHARD_SIZE = 2000
+_QUALITY = 95
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shard_size=args.shard_size,
         seed=args.seed,
         workers=args.workers,
+        recode=args.recode,
       )
       classes = len(manifest.classes or [])
       print(
@@ -108,7 +115,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help='synsets of the images of ILSVRC2012_img_val.tar, one per line '
     '(default: the list inside TFDS)',
   )
-  return parser.parse_args(argv)
+  parser.add_argument(
+    '--short-side',
+    metavar='N',
+    type=_positive,
+    help='resize images whose shorter side is longer than N pixels (default: '
+    'store the files as they are)',
+  )
+  parser.add_argument(
+    '--quality',
+    metavar='Q',
+    type=_positive,
+    help=f'of the JPEG files that --short-side makes (default {_QUALITY})',
+  )
+  args = parser.parse_args(argv)
+  if args.quality is not None and args.short_side is None:
+    parser.error('--quality: only with --short-side')
+  if (args.quality or 1) > 100:
+    parser.error(f'--quality: {args.quality} is above 100')
+  args.recode = args.short_side and Recode(
+    args.short_side, args.quality or _QUALITY
+  )
+  return args
 
 
 def _positive(text: str) -> int:

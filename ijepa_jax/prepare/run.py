@@ -14,6 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -21,6 +22,7 @@ import tqdm
 from ijepa_jax.data import records
 from ijepa_jax.errors import UserError
 from ijepa_jax.prepare import shards
+from ijepa_jax.prepare.recode import Recode
 from ijepa_jax.prepare.splits import Split
 
 _NOTES = 'unfinished.jsonl'
@@ -28,7 +30,13 @@ _BAD_FILES = 'bad_files.jsonl'
 
 
 def prepare_split(
-  split: Split, dst: str, *, shard_size: int, seed: int, workers: int
+  split: Split,
+  dst: str,
+  *,
+  shard_size: int,
+  seed: int,
+  workers: int,
+  recode: Recode | None = None,
 ) -> records.Manifest:
   """Writes one split to `dst`/`split.name`, or finishes an earlier run.
 
@@ -38,6 +46,7 @@ def prepare_split(
     shard_size: images per shard.
     seed: of the order, which mixes the classes over the shards.
     workers: processes.
+    recode: makes large images smaller.
 
   Raises:
     UserError: the directory holds something else, or cannot be written, or no
@@ -47,7 +56,7 @@ def prepare_split(
   order = split.images
   if not split.listing.in_order:
     order = np.random.default_rng(seed).permutation(order)
-  plan = _plan_id(split, order, shard_size)
+  plan = _plan_id(split, order, shard_size, recode)
   try:
     _check_classes(split, dst)
     os.makedirs(directory, exist_ok=True)
@@ -56,16 +65,21 @@ def prepare_split(
       os.path.join(directory, _NOTES),
       [{'plan': plan}, *map(dataclasses.asdict, finished.values())],
     )
-    tasks = _make_tasks(split, order, directory, shard_size, finished)
+    tasks = _make_tasks(split, order, directory, shard_size, finished, recode)
     results = _run(split, tasks, directory, workers)
-    return _finish(split, directory, plan, results)
+    return _finish(split, directory, plan, results, recode)
   except OSError as error:
     raise UserError(f'cannot write to {directory}: {error}') from error
 
 
-def _plan_id(split: Split, order: np.ndarray, shard_size: int) -> str:
+def _plan_id(
+  split: Split, order: np.ndarray, shard_size: int, recode: Recode | None
+) -> str:
   """Identifies all that the shards depend on but the files' contents."""
-  header = [records.FORMAT, shard_size, split.classes, split.listing.in_order]
+  header: list[Any] = [records.FORMAT, shard_size, split.classes]
+  header.append(split.listing.in_order)
+  if recode is not None:
+    header.append(recode.plan())
   digest = hashlib.sha256(json.dumps(header).encode())
   for image in order:
     digest.update(os.fsencode(split.listing.paths[image]) + b'\0')
@@ -123,6 +137,7 @@ def _make_tasks(
   directory: str,
   shard_size: int,
   finished: dict[str, shards.Result],
+  recode: Recode | None,
 ) -> list[shards.Task]:
   tasks = []
   total = -(-len(order) // shard_size)
@@ -137,6 +152,7 @@ def _make_tasks(
       paths=[split.listing.paths[image] for image in images],
       where=split.listing.where[images],
       labels=None if split.labels is None else labels[images].tolist(),
+      recode=recode,
       finished=finished.get(name),
     )
     tasks.append(task)
@@ -185,7 +201,11 @@ def _run(
 
 
 def _finish(
-  split: Split, directory: str, plan: str, results: list[shards.Result]
+  split: Split,
+  directory: str,
+  plan: str,
+  results: list[shards.Result],
+  recode: Recode | None,
 ) -> records.Manifest:
   """Writes the list of bad files and, last of all, the manifest."""
   bad = [
@@ -206,6 +226,7 @@ def _finish(
     classes=split.classes,
     plan=plan,
     shards=[result.shard for result in results],
+    recoded=recode.describe() if recode else None,
   )
   _write(os.path.join(directory, records.MANIFEST), manifest.to_json())
   os.remove(os.path.join(directory, _NOTES))

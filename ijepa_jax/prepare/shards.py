@@ -14,6 +14,7 @@ from array_record.python import array_record_module
 from ijepa_jax.data import decode, folder, records
 from ijepa_jax.errors import UserError
 from ijepa_jax.prepare.archives import Reader
+from ijepa_jax.prepare.recode import Recode
 
 # One record per group: a random read reads nothing else. Image files do not
 # compress further, and without compression a read takes half the time.
@@ -29,6 +30,7 @@ class Task:
     paths: n paths, which become the records' ids.
     where: (n, k), see `archives.Reader`.
     labels: n classes, None without labels.
+    recode: makes large images smaller; None: they are stored as they are.
     finished: what an earlier run noted when it finished this shard.
   """
 
@@ -36,6 +38,7 @@ class Task:
   paths: list[str]
   where: np.ndarray
   labels: list[int] | None
+  recode: Recode | None = None
   finished: 'Result | None' = None
 
 
@@ -92,9 +95,12 @@ def _write(file: str, task: Task) -> list[dict[str, str]]:
     record_id = folder.printable(os.fsencode(path))
     try:
       image = _reader.read(path, task.where[i])
-      # The smallest scale still reads the whole file: what is truncated or
-      # damaged shows, at half the cost of full size.
-      decode.decode(image, 'fast', min_size=(1, 1))
+      if task.recode is not None:
+        image = task.recode(image)
+      else:
+        # The smallest scale still reads the whole file: what is truncated or
+        # damaged shows, at half the cost of full size.
+        decode.decode(image, min_size=(1, 1))
     except (OSError, decode.BadImage) as error:
       bad_files.append({'id': record_id, 'reason': _reason(error)})
     else:
