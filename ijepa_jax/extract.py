@@ -71,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   out = feature_files.new_file(args.out, '--out')
   images = find_images(args.images)
   model = encoder.load_encoder(
-    args.checkpoint, args.which, image_size=args.image_size, heads=args.heads
+    args.checkpoint,
+    args.which,
+    image_size=args.image_size,
+    heads=args.heads,
+    field='--checkpoint',
   )
   layers = _blocks(args.layers, model.architecture.size.depth)
   compute = functools.partial(_features, model, layers=layers, pool=args.pool)

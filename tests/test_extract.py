@@ -247,8 +247,8 @@ def test_parquet_without_pyarrow(checkpoint, images, monkeypatch):
     (['--images=EMPTY'], '--images: no images below .*EMPTY'),
     (['--images=FILE'], '--images: .*FILE is a file, expected a folder'),
     (['--images=BAD'], 'none can be read; the first of 1 image: a.png: empty'),
-    (['--checkpoint=EMPTY'], 'EMPTY holds no weights'),
-    (['--checkpoint=nowhere'], 'nowhere does not exist'),
+    (['--checkpoint=EMPTY'], '--checkpoint: .*EMPTY holds no weights'),
+    (['--checkpoint=nowhere'], '--checkpoint: .*nowhere does not exist'),
     (['--image-size=13'], 'image_size=13: expected a multiple'),
   ],
 )
