@@ -35,6 +35,7 @@ import numpy as np
 import tqdm
 
 from ijepa_jax import encoder, errors, feature_files, train_step
+from ijepa_jax.config import arguments
 from ijepa_jax.data import decode, folder, folder_index, sources, transforms
 
 
@@ -338,15 +339,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   text = 'side in pixels (default: as in the checkpoint)'
   add('--image-size', type=int, metavar='S', help=text)
   text = 'images per step of the device (default %(default)s)'
-  add('--batch-size', type=_positive, default=64, metavar='N', help=text)
+  add(
+    '--batch-size', type=arguments.positive, default=64, metavar='N', help=text
+  )
   return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-  number = int(text)
-  if number < 1:
-    raise argparse.ArgumentTypeError(f'{text} is not at least 1')
-  return number
 
 
 if __name__ == '__main__':

@@ -53,13 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   validate.validate(config, jax.device_count())
   program.require_attention(config)
   mesh = sharding.make_mesh(config)
-  source = sources.open_source(
-    config.data.source,
-    config.data.path,
-    config.data.split,
-    image_size=config.model.image_size,
-    seed=config.seed,
-  )
+  source = sources.training_source(config)
   steps_per_epoch = optim.steps_per_epoch(
     source.epoch_length, config.batch_size
   )

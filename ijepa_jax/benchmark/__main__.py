@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ijepa_jax import errors
-from ijepa_jax.config import command
+from ijepa_jax.config import arguments, command
 from ijepa_jax.config.field import closest
 
 # In this order: `startup` first, while no accelerator is taken.
@@ -88,13 +88,7 @@ def _measure(
 
   source = None
   if {'input', 'startup'} & set(kinds):  # known at once if it is missing
-    source = sources.open_source(
-      config.data.source,
-      config.data.path,
-      config.data.split,
-      image_size=config.model.image_size,
-      seed=config.seed,
-    )
+    source = sources.training_source(config)
   if args.vs is not None:
     compare.check(args.vs)
   trial: Callable[[], Trial] = functools.cache(lambda: Trial(config))
@@ -141,7 +135,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   )
   parser.add_argument(
     '--steps',
-    type=_positive,
+    type=arguments.positive,
     default=50,
     metavar='N',
     help='measured steps, at most (default %(default)s)',
@@ -158,7 +152,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   )
   parser.add_argument(
     '--pairs',
-    type=_positive,
+    type=arguments.positive,
     default=5,
     metavar='N',
     help='turns of --vs (default %(default)s)',
@@ -202,13 +196,6 @@ def _check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--dir={args.dir}: no such directory')
   if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
     raise errors.UserError(f'--json={args.json}: no such directory')
-
-
-def _positive(text: str) -> int:
-  number = int(text)
-  if number < 1:
-    raise argparse.ArgumentTypeError(f'{text} is not at least 1')
-  return number
 
 
 if __name__ == '__main__':

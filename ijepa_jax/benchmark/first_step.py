@@ -46,13 +46,7 @@ def main() -> None:
 
   mesh = sharding.make_mesh(config)
   end('devices')
-  source = sources.open_source(
-    config.data.source,
-    config.data.path,
-    config.data.split,
-    image_size=config.model.image_size,
-    seed=config.seed,
-  )
+  source = sources.training_source(config)
   dataset = pipeline.make_dataset(config, source)
   learner = train_step.Learner(config, sharding.constrain(mesh))
   end('open data')

@@ -4,6 +4,8 @@ import difflib
 import os
 from typing import Any, Protocol
 
+import ml_collections
+
 from ijepa_jax.errors import UserError
 
 _KINDS = ('folder', 'tfds:NAME', 'array_record', 'scenes')
@@ -46,6 +48,17 @@ class Source(Protocol):
 
   def record_id(self, index: int) -> str:
     """Names a record, also one that cannot be read, for people and logs."""
+
+
+def training_source(config: ml_collections.ConfigDict) -> Source:
+  """Opens what a config trains on; errors as of `open_source`."""
+  return open_source(
+    config.data.source,
+    config.data.path,
+    config.data.split,
+    image_size=config.model.image_size,
+    seed=config.seed,
+  )
 
 
 def open_source(

@@ -21,6 +21,7 @@ import os
 from collections.abc import Sequence
 
 from ijepa_jax import errors
+from ijepa_jax.config import arguments
 from ijepa_jax.data import sources
 from ijepa_jax.prepare import run, splits
 from ijepa_jax.prepare.recode import Recode
@@ -92,13 +93,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     '--shard-size',
-    type=_positive,
+    type=arguments.positive,
     default=_SHARD_SIZE,
     help='images per shard (default %(default)s)',
   )
   parser.add_argument(
     '--workers',
-    type=_positive,
+    type=arguments.positive,
     default=os.cpu_count() or 1,
     help='processes (default: one per core, here %(default)s)',
   )
@@ -118,14 +119,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--short-side',
     metavar='N',
-    type=_positive,
+    type=arguments.positive,
     help='resize images whose shorter side is longer than N pixels (default: '
     'store the files as they are)',
   )
   parser.add_argument(
     '--quality',
     metavar='Q',
-    type=_positive,
+    type=arguments.positive,
     help=f'of the JPEG files that --short-side makes (default {_QUALITY})',
   )
   args = parser.parse_args(argv)
@@ -137,13 +138,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.short_side, args.quality or _QUALITY
   )
   return args
-
-
-def _positive(text: str) -> int:
-  number = int(text)
-  if number < 1:
-    raise argparse.ArgumentTypeError(f'{text} is not at least 1')
-  return number
 
 
 if __name__ == '__main__':
