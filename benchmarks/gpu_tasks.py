@@ -20,7 +20,6 @@ MISTAKES = (
   AssertionError,
   AttributeError,
   LookupError,
-  NotImplementedError,
   OSError,
   RuntimeError,
   TypeError,

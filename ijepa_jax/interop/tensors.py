@@ -26,7 +26,7 @@ from ijepa_jax.interop import described
 _MAPPED = 256 * 2**20
 
 # What the readers of both formats raise on damaged files: flipped bytes lead
-# them anywhere. NotImplementedError, of sparse tensors, is a RuntimeError.
+# them anywhere. PyTorch refuses sparse tensors with a RuntimeError too.
 _DAMAGED = (
   safetensors.SafetensorError,
   OSError,
