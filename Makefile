@@ -17,7 +17,7 @@ PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-all test-interop lint format typecheck clean
+.PHONY: help quickstart test test-all test-interop test-slurm lint format typecheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -38,6 +38,10 @@ test-interop: $(VENV)/.installed-interop ## test against PyTorch, Hugging Face a
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
 	  'timm>=1.0.31,<1.1' 'torchvision==0.28.0'
 	$(PYTEST) tests/interop $(ARGS)
+
+test-slurm: $(VENV)/.installed-test ## test the launcher in a SLURM; installs Debian's, as root
+	@tests/slurm/install.sh
+	$(PY) -m pytest tests/slurm -o faulthandler_timeout=1800 --durations=10 $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and format, change nothing
 	$(PY) -m ruff check .

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gpu_correctness import difference
 
-from ijepa_jax.models import layers
+from ijepa_jax.models import attention
 
 # Operands are the same bfloat16 numbers; on a CPU the difference is 3e-3.
 _TOLERANCE = 2e-2
@@ -127,7 +127,7 @@ def _attention(
 ) -> tuple[jax.Array, ...]:
   """Output, and the gradients of query, key and value."""
   output, pull = jax.vjp(
-    lambda *x: layers.attention(*x, lengths, implementation),  # type: ignore
+    lambda *x: attention.attend(*x, lengths, implementation),  # type: ignore
     query,
     key,
     value,

@@ -166,8 +166,8 @@ def planned_memory(
     sharding.state_shardings(mesh, shapes),
   )
   learner = train_step.Learner(config, sharding.constrain(mesh))
-  compiled = program.compile_step(config, learner, state, mesh)
-  plan = compiled.memory_analysis()
+  step = program.compile_step(config, learner, state, mesh)
+  plan = step.largest.memory_analysis()
   assert plan is not None
   total = (
     plan.argument_size_in_bytes

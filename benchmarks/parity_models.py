@@ -156,10 +156,14 @@ def forward(
 
 
 def recorder(seen: list[np.ndarray]) -> layers.Constrain:
-  """A `constrain` that appends what it is shown when the program runs."""
+  """A `constrain` that appends the activations that it is shown.
 
-  def record(x: jax.Array) -> jax.Array:
-    jax.debug.callback(lambda x: seen.append(np.array(x)), x, ordered=True)
+  It does so when the program runs.
+  """
+
+  def record(x: jax.Array, axes: layers.Axes = ('batch',)) -> jax.Array:
+    if axes == ('batch',):
+      jax.debug.callback(lambda x: seen.append(np.array(x)), x, ordered=True)
     return x
 
   return record

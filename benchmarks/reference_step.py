@@ -26,7 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 # Where their files are, in DIR.
 _NEEDED = ('src/helper.py', 'src/masks/multiblock.py')
@@ -46,17 +46,7 @@ _FEWEST = 3  # measured steps, however short --seconds is
 def main() -> None:
   """Prints progress on stderr, and the result as the last line."""
   args = _parse()
-  missing = [name for name in _NEEDED if not (args.reference / name).is_file()]
-  if missing:
-    _refuse(
-      f'--reference={args.reference}: expected a checkout of '
-      f'github.com/facebookresearch/ijepa, {missing[0]} is missing'
-    )
-  sys.path.insert(0, str(args.reference))
-  try:
-    import torch
-  except ImportError:
-    _refuse("PyTorch is missing; pip install -e '.[torch]'")
+  torch = import_torch(args.reference)
   if args.device == 'cuda' and not torch.cuda.is_available():
     _refuse('--device=cuda: PyTorch sees no GPU')
   warnings.filterwarnings('ignore', module='torch')  # of what theirs call
@@ -142,11 +132,8 @@ def _make_step(
   import torch
   from torch.nn import functional
 
-  # Theirs logs to stdout, from its import on.
-  logging.disable(logging.WARNING)
   helper = _theirs('helper')
   vision_transformer = _theirs('models.vision_transformer')
-  collator_class = _theirs('masks.multiblock').MaskCollator
   apply_masks = _theirs('masks.utils').apply_masks
   repeat_interleave_batch = _theirs('utils.tensors').repeat_interleave_batch
   grad_logger = _theirs('utils.logging').grad_logger
@@ -192,12 +179,7 @@ def _make_step(
   images = torch.randn(args.batch_size, 3, args.image_size, args.image_size)
   if args.device == 'cuda':
     images = images.pin_memory()
-  collator = collator_class(
-    input_size=args.image_size,
-    patch_size=args.patch_size,
-    min_keep=min_keep(args.image_size // args.patch_size),
-    **_MASKS,
-  )
+  collator = make_collator(args.image_size, args.patch_size)
   momentum = 0.996
 
   def masks() -> tuple[Any, Any]:
@@ -238,6 +220,34 @@ def _make_step(
   return step, masks
 
 
+def import_torch(reference: pathlib.Path) -> Any:
+  """PyTorch; their code, in the folder `reference`, can be imported then."""
+  missing = [name for name in _NEEDED if not (reference / name).is_file()]
+  if missing:
+    _refuse(
+      f'--reference={reference}: expected a checkout of '
+      f'github.com/facebookresearch/ijepa, {missing[0]} is missing'
+    )
+  sys.path.insert(0, str(reference))
+  try:
+    import torch
+  except ImportError:
+    _refuse("PyTorch is missing; pip install -e '.[torch]'")
+  # Theirs logs to stdout, from its import on.
+  logging.disable(logging.WARNING)
+  return torch
+
+
+def make_collator(image_size: int, patch_size: int) -> Any:
+  """Their mask collator with the masks of their configs."""
+  return _theirs('masks.multiblock').MaskCollator(
+    input_size=image_size,
+    patch_size=patch_size,
+    min_keep=min_keep(image_size // patch_size),
+    **_MASKS,
+  )
+
+
 def _theirs(name: str) -> Any:
   """A module of theirs; its package is called `src`."""
   return importlib.import_module(f'src.{name}')
@@ -268,7 +278,7 @@ def _fused_attention(self: Any, x: Any) -> tuple[Any, None]:
   return self.proj(x.transpose(1, 2).flatten(2)), None
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
   print(f'error: {message}', file=sys.stderr)
   raise SystemExit(2)
 

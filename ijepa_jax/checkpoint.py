@@ -1,42 +1,53 @@
-"""Checkpoints: the one file that knows Orbax.
+"""The checkpoints of a run; with `checkpoint_files`, all that knows Orbax.
 
 A run's directory holds `checkpoints/STEP/{state,meta}`: the train state, and
 what is needed to read it and to continue (config, versions, fingerprint of
-the data). Orbax writes into a temporary folder and renames it when complete,
-so a kill at any moment leaves only whole checkpoints.
+the data, checksums of all files). Orbax writes into a temporary folder and
+renames it when complete, so a kill at any moment leaves only whole checkpoints.
 """
 
 import contextlib
+import dataclasses
+import os
 import platform
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 
 import ijepa_jax
-from ijepa_jax import errors, sharding
-from ijepa_jax.data import sources
-from ijepa_jax.interop import described
-from ijepa_jax.interop.described import Described
+from ijepa_jax import checkpoint_files, errors, integrity, orbax_noise
 
-FOLDER = 'checkpoints'
+# Beside it: checkpoints that `checkpoint.step` has passed over.
+ASIDE = 'set_aside'
 
-# What Orbax raises; RecursionError is of JSON.
-_UNREADABLE = (
-  ValueError,
-  KeyError,
-  OSError,
-  TypeError,
-  AttributeError,
-  RecursionError,
-)
+# For a save under way, before another error ends the run.
+_PATIENCE_SECONDS = 30
 
-_GO_BACK = '; delete it to continue from the one before'
+
+class _MetaHandler(ocp.JsonCheckpointHandler):
+  """Writes JSON and, when all else of a checkpoint is there, its checksums."""
+
+  def finalize(self, directory: epath.Path) -> None:
+    integrity.write(directory.parent, directory / 'checksums.json')
+
+
+@ocp.args.register_with_handler(_MetaHandler, for_save=True)
+@dataclasses.dataclass
+class _MetaSave(ocp.args.JsonSave):
+  pass
+
+
+@ocp.args.register_with_handler(_MetaHandler, for_restore=True)
+@dataclasses.dataclass
+class _MetaRestore(ocp.args.JsonRestore):
+  pass
 
 
 def versions() -> dict[str, str]:
@@ -61,243 +72,237 @@ class Checkpoints:
   ):
     """Opens, and makes, the checkpoints of a run.
 
+    What a killed run left of an unfinished checkpoint is deleted.
+
     Args:
       workdir: the run's directory.
       keep: how many of the newest stay.
       keep_period: checkpoints at multiples of this step stay for good.
+
+    Raises:
+      StorageError: the folder cannot be made, or not be written to.
     """
-    self.folder = epath.Path(workdir).resolve() / FOLDER
+    self.folder = epath.Path(workdir).resolve() / checkpoint_files.FOLDER
+    self._saving: int | None = None
+    self._failure: errors.StorageError | None = None
+    self._watching: threading.Thread | None = None
+    orbax_noise.silence()
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise errors.StorageError(
+        f'cannot make {self.folder}: {error.strerror}'
+      ) from error
+    if not os.access(self.folder, os.W_OK | os.X_OK, effective_ids=True):
+      raise errors.StorageError(
+        f'cannot write to {self.folder}: it belongs to user '
+        f'{os.stat(self.folder).st_uid}, this is user {os.geteuid()}; expected '
+        'a folder that this user may write to'
+      )
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, keep_period=keep_period
+        max_to_keep=keep,
+        keep_period=keep_period,
+        cleanup_tmp_directories=True,
       ),
-      item_names=('state', 'meta'),
+      # In this order they are completed.
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'meta': _MetaHandler(),
+      },
     )
+
+  def steps(self) -> list[int]:
+    """Steps of the whole checkpoints on disk, oldest first."""
+    return sorted(ocp.utils.checkpoint_steps(self.folder))
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint, or None."""
-    return self._manager.latest_step()
+    return max(self.steps(), default=None)
 
   def path(self, step: int) -> str:
     """Where the checkpoint of a step is."""
     return str(self.folder / str(step))
 
+  def set_aside(self, steps: Sequence[int], metrics: epath.Path) -> epath.Path:
+    """Moves checkpoints out of the way of new ones, on all processes.
+
+    Args:
+      steps: of those checkpoints.
+      metrics: a file that the run will shorten; it is copied first.
+
+    Returns:
+      The folder that they are in now.
+    """
+    folder = self.folder.parent / ASIDE
+    if jax.process_index() == 0:
+      folder.mkdir(exist_ok=True)
+      if metrics.exists():
+        metrics.copy(_free(folder / metrics.name))
+      for step in steps:
+        epath.Path(self.path(step)).rename(_free(folder / str(step)))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('checkpoints set aside')
+    self._manager.reload()
+    return folder
+
+  def verify(self, step: int) -> None:
+    """Compares the files of a checkpoint with their checksums.
+
+    Each process of the run reads a part of them.
+
+    Raises:
+      UserError: a file was changed, on all processes; it names the newest
+        checkpoint that is whole.
+    """
+    process, processes = jax.process_index(), jax.process_count()
+    found = integrity.damage(epath.Path(self.path(step)), process, processes)
+    if processes > 1:
+      counts = multihost_utils.process_allgather(np.int32(found is not None))
+      if counts.any() and found is None:
+        found = f'process {int(counts.argmax())} found a changed file'
+    if found is not None:
+      raise errors.UserError(
+        f'checkpoint {self.path(step)} is damaged: {found}; '
+        f'{self._way_back(step)}'
+      )
+
   def meta(self, step: int) -> dict[str, Any]:
     """Config, versions and data fingerprint of a checkpoint."""
-    with _readable(self.path(step), _GO_BACK):
-      args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    with self._readable(step):
+      args = ocp.args.Composite(meta=_MetaRestore())
       return self._manager.restore(step, args=args).meta
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """Reads a state onto the shardings that `abstract_state` carries."""
-    with _readable(self.path(step), _GO_BACK):
+    with self._readable(step):
       args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
       return self._manager.restore(step, args=args).state
 
   def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-    """Starts to save in the background."""
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-      ),
-      force=True,
-    )
+    """Starts to save in the background.
+
+    Raises:
+      StorageError: this save cannot begin, or the last one did not succeed.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()  # of the step before
+      self._saving = step
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), meta=_MetaSave(meta)
+        ),
+        force=True,
+      )
+    # Orbax would tell of a failure at the next save, which may be hours away.
+    self._watching = threading.Thread(target=self._watch, daemon=True)
+    self._watching.start()
+
+  def check(self) -> None:
+    """Raises a StorageError when a save in the background has failed."""
+    if self._failure is not None:
+      raise self._failure
 
   def preempted(self, step: int) -> bool:
     """Whether all processes were told to stop at this step."""
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Returns when everything is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when everything is on disk, or raises a StorageError."""
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for saves under way and releases the folder."""
-    self._manager.close()
+    told = self._failure is not None
+    try:
+      with self._writing():
+        self._manager.close()
+    except errors.StorageError:
+      if not told:
+        raise
 
+  @contextlib.contextmanager
+  def naming_last_good(self) -> Iterator[None]:
+    """Names the last good step when any other file cannot be written.
 
-def find(path: epath.PathLike) -> epath.Path | None:
-  """The checkpoint that a user means by `path`, or None if there is none.
-
-  Args:
-    path: a run's directory, its `checkpoints` folder, or one checkpoint.
-  """
-  folder = epath.Path(path).expanduser().resolve()
-  if not folder.is_dir():
-    return None
-  if (folder / 'state').exists() and (folder / 'meta').exists():
-    return folder
-  if (folder / FOLDER).exists():
-    folder = folder / FOLDER
-  steps = ocp.utils.checkpoint_steps(folder)
-  return folder / str(max(steps)) if steps else None
-
-
-def trained_here(path: epath.PathLike) -> bool:
-  """Whether weights come from our own runs alone, as far as is known.
-
-  Published weights have a licence, which what starts from them inherits.
-  """
-  folder = find(path)
-  if folder is None:
-    return False
-  return bool(State(folder).mark().get('trained_here', described.FLAG))
-
-
-class State:
-  """A checkpoint whose arrays are read one at a time, onto the host.
-
-  Attributes:
-    meta: what the run said of itself.
-    shapes: of all arrays by path, such as `target/pos_embed`.
-  """
-
-  def __init__(self, folder: epath.Path):
-    """Reads only what describes the arrays.
-
-    Raises:
-      UserError: it cannot be read.
+    On a full disk it is chance whether a checkpoint or another file of the run
+    is the first to be refused.
     """
-    self._folder = folder / 'state'
-    handler = ocp.PyTreeCheckpointHandler()
-    self._checkpointer = ocp.Checkpointer(handler)
-    with _readable(str(folder / 'meta')):
-      meta = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-      told = meta.restore(folder / 'meta')
-    with _readable(str(folder)):
-      # Asked of the handler: the checkpointer warns of a file that is missing
-      # in the checkpoints of runs.
-      self._tree = handler.metadata(self._folder).tree
-    self.meta = described.top(str(folder / 'meta'), told)
-    self.shapes = _shapes(self._tree)
+    try:
+      yield
+    except (errors.StorageError, OSError) as error:
+      told = errors.of_disk(error) if isinstance(error, OSError) else error
+      if told is None or told is self._failure:
+        raise
+      if self._watching is not None:  # a save may be about to be whole
+        self._watching.join(_PATIENCE_SECONDS)
+      if self._failure is not None:
+        raise self._failure from error
+      raise errors.StorageError(f'{told}; {self._going_on()}') from error
 
-  def mark(self) -> Described:
-    """The section `ijepa_jax`, see `interop.weights.Weights.mark`."""
-    told = self.meta.values.get('ijepa_jax')
-    if told is None and 'config' in self.meta.values:
-      # A run from before that section: it could only start from our own.
-      evaluation = self.meta.section('config').section('eval')
-      crop = evaluation.get('crop', described.SHARE)
-      told = {'trained_here': True} | ({} if crop is None else {'crop': crop})
-    return Described(self.meta.path, {'ijepa_jax': told}).section('ijepa_jax')
+  def _watch(self) -> None:
+    with contextlib.suppress(errors.StorageError), self._writing():
+      self._manager.wait_until_finished()
 
-  def read(self, path: str) -> np.ndarray:
-    """One array by its path."""
-
-    def one(value: Any) -> Any:
-      return jax.tree.map_with_path(
-        lambda keys, _: value if sharding.path_name(keys) == path else ...,
-        self._tree,
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """A save that fails is one line, and kept for `check`."""
+    try:
+      yield
+    except checkpoint_files.FAILURES as error:
+      self._failure = errors.StorageError(
+        f'cannot save step {self._saving} in {self.folder}: '
+        f'{checkpoint_files.reason(error)}; {self._going_on()}'
       )
+      raise self._failure from error
 
-    with _readable(str(self._folder.parent)):
-      restored = self._checkpointer.restore(
-        self._folder,
-        args=ocp.args.PyTreeRestore(
-          one(0), restore_args=one(ocp.RestoreArgs(restore_type=np.ndarray))
-        ),
-      )
-    return next(x for x in jax.tree.leaves(restored) if x is not ...)
-
-
-def write(folder: epath.PathLike, state: Any, meta: dict[str, Any]) -> None:
-  """Writes one checkpoint outside of a run, in the same format.
-
-  Args:
-    folder: where; must not exist.
-    state: nested dicts of `jax.Array`, whose memory is used as it is: of
-      numpy arrays Orbax makes copies, in case they change.
-    meta: see `State`.
-  """
-  folder = epath.Path(folder).resolve()
-  folder.mkdir(parents=True)
-  # A file per array: the one database of all (OCDBT) is built in memory.
-  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
-  with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(folder / 'state', args=ocp.args.PyTreeSave(state))
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    checkpointer.save(folder / 'meta', args=ocp.args.JsonSave(meta))
-
-
-def load_weights(path: str, abstract_state: Any) -> tuple[dict, dict]:
-  """Parameters and target of another run, or imported, for `init_from`.
-
-  Args:
-    path: see `find`.
-    abstract_state: the new run's state, with shardings.
-
-  Returns:
-    `(params, target)`. Of imported weights with a single encoder, it is both;
-    without a predictor, `params` has none.
-
-  Raises:
-    UserError: nothing there, unreadable, or shapes that do not fit.
-  """
-  # Paths of a bucket are left as they are.
-  local = '://' not in path
-  folder = find(sources.existing_path(path, 'init_from') if local else path)
-  if folder is None:
-    raise errors.UserError(
-      f'init_from={path} holds no checkpoint; give a run directory, a folder '
-      f'like {FOLDER}/1000 inside one, or what `python -m ijepa_jax.convert '
-      '--to=orbax` has written'
+  def _going_on(self) -> str:
+    """What to do about a file that cannot be written."""
+    good = self._last_good()
+    if good is None:
+      return 'last good step: none; mend that and run the same command again'
+    return (
+      f'last good step: {good}; mend that, and the same command continues '
+      'from there'
     )
-  wanted = {'params': abstract_state.params, 'target': abstract_state.target}
-  with _readable(str(folder)):
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    found = checkpointer.metadata(folder / 'state').item_metadata.tree
-    # Imported weights may have a single encoder, and no predictor.
-    wanted['params'] = {
-      part: tree
-      for part, tree in wanted['params'].items()
-      if part in found.get('params', {})
-    }
-    _require_same_shapes(wanted, found, path)
-    restored = checkpointer.restore(
-      folder / 'state',
-      args=ocp.args.PyTreeRestore(
-        wanted,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-        partial_restore=True,
-      ),
+
+  def _last_good(self, before: int | None = None) -> int | None:
+    """The newest step whose files are as they were written."""
+    for step in reversed(self.steps()):
+      if before is None or step < before:
+        path = epath.Path(self.path(step))
+        if (path / 'meta').exists() and integrity.damage(path) is None:
+          return step
+    return None
+
+  def _way_back(self, step: int) -> str:
+    """What to do about a damaged checkpoint."""
+    good = self._last_good(before=step)
+    if good is None:
+      return 'last good step: none before it'
+    return (
+      f'last good step: {good}, from which --config.checkpoint.step={good} '
+      'continues'
     )
-  params = restored['params']
-  if 'encoder' not in params:
-    # A copy: the step donates the state, and no buffer twice.
-    params['encoder'] = jax.tree.map(jnp.copy, restored['target'])
-  return params, restored['target']
 
-
-def _require_same_shapes(wanted: dict, found: dict, path: str) -> None:
-  shapes = _shapes(found)
-  for keys, leaf in jax.tree.leaves_with_path(wanted):
-    name = sharding.path_name(keys)
-    if shapes.get(name) != leaf.shape:
-      what = f'has shape {shapes[name]}' if name in shapes else 'is missing'
+  @contextlib.contextmanager
+  def _readable(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except checkpoint_files.FAILURES as error:
       raise errors.UserError(
-        f'init_from={path}: {name} {what}, this config needs {leaf.shape}; '
-        'model.* and predictor.* must be those of that run'
-      )
+        f'cannot read checkpoint {self.path(step)}: '
+        f'{checkpoint_files.reason(error)}; {self._way_back(step)}'
+      ) from error
 
 
-def _shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
-  """Shapes of a saved tree by path, such as `target/pos_embed`."""
-  return {
-    sharding.path_name(keys): tuple(leaf.shape)
-    for keys, leaf in jax.tree.leaves_with_path(metadata)
-    if hasattr(leaf, 'shape')
-  }
-
-
-@contextlib.contextmanager
-def _readable(path: str, advice: str = '') -> Iterator[None]:
-  """A checkpoint that cannot be read is an error, never a restart."""
-  try:
-    yield
-  except _UNREADABLE as error:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise errors.UserError(
-      f'cannot read checkpoint {path}: {reason}{advice}'
-    ) from error
+def _free(path: epath.Path) -> epath.Path:
+  """The path, with a number behind it if there is something already."""
+  number, free = 0, path
+  while free.exists():
+    number += 1
+    free = path.with_name(f'{path.name}.{number}')
+  return free

@@ -25,6 +25,7 @@ import numpy as np
 from absl import logging
 
 from ijepa_jax import errors
+from ijepa_jax.config import arguments
 from ijepa_jax.interop import positions, reading, writing
 from ijepa_jax.interop.weights import Weights, counted
 from ijepa_jax.models import layers
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = arguments.Parser(
     prog='python -m ijepa_jax.convert',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -18,7 +18,7 @@ from PIL import Image
 from ijepa_jax import errors, train_step
 from ijepa_jax.data import decode, transforms
 from ijepa_jax.interop import positions, reading, writing
-from ijepa_jax.interop.weights import Architecture, Which
+from ijepa_jax.interop.weights import Architecture, Weights, Which
 from ijepa_jax.models import vit
 
 
@@ -74,12 +74,25 @@ class Encoder:
     Raises:
       ValueError: `images` has another shape, or there is no such block.
     """
-    depth = self.architecture.size.depth
-    for number in numbers:
-      if not -depth <= number < depth:
-        raise ValueError(f'layer {number}: expected {-depth} to {depth - 1}')
-    wanted = tuple(number % depth for number in numbers)
-    return _encode_layers(self, jnp.asarray(images), wanted)
+    return _encode_layers(self, jnp.asarray(images), self._blocks(numbers))
+
+  def attention(
+    self, images: jax.typing.ArrayLike, numbers: Sequence[int]
+  ) -> tuple[jax.Array, ...]:
+    """How much each patch looks at the others in some of the blocks.
+
+    Args:
+      images: as for a call.
+      numbers: blocks from 0, or from the end: -1 is the last.
+
+    Returns:
+      For each number `(B, H, N, N)` float32: head, patch that looks, patch that
+      is looked at. The weights of a patch that looks sum to 1.
+
+    Raises:
+      ValueError: `images` has another shape, or there is no such block.
+    """
+    return _attention(self, jnp.asarray(images), self._blocks(numbers))
 
   def preprocess(
     self, images: Image.Image | np.ndarray | Sequence[Image.Image | np.ndarray]
@@ -123,6 +136,14 @@ class Encoder:
     if not squares:
       raise errors.UserError('preprocess: no images')
     return train_step.normalise(np.stack(squares))
+
+  def _blocks(self, numbers: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of blocks from 0."""
+    depth = self.architecture.size.depth
+    for number in numbers:
+      if not -depth <= number < depth:
+        raise ValueError(f'layer {number}: expected {-depth} to {depth - 1}')
+    return tuple(number % depth for number in numbers)
 
   def _module(self, images: jax.Array) -> vit.Encoder:
     """The module for images of this shape."""
@@ -170,6 +191,14 @@ def _encode_layers(
   return tuple(outputs[number] for number in numbers)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _attention(
+  encoder: Encoder, images: jax.Array, numbers: tuple[int, ...]
+) -> tuple[jax.Array, ...]:
+  weights = encoder._module(images).attention_weights(images, numbers)
+  return tuple(weights[number] for number in numbers)
+
+
 def load_encoder(
   path: str,
   which: Which = 'target',
@@ -198,12 +227,22 @@ def load_encoder(
     ijepa_jax.errors.UserError: nothing there, unknown, damaged, or sizes that
       do not fit; the message is one line.
   """
+  held = reading.open_weights(str(path), heads, field)
+  return from_weights(held, which, image_size, dtype)
+
+
+def from_weights(
+  held: Weights,
+  which: Which = 'target',
+  image_size: int | None = None,
+  dtype: jax.typing.DTypeLike = 'float32',
+) -> Encoder:
+  """An encoder of opened weights; arguments and errors as of `load_encoder`."""
   if which not in ('target', 'context'):
     raise errors.UserError(f"which={which!r}: expected 'target' or 'context'")
   compute = str(getattr(dtype, '__name__', dtype))
   if compute not in ('float32', 'bfloat16'):
     raise errors.UserError(f'dtype={compute}: expected float32 or bfloat16')
-  held = reading.open_weights(str(path), heads, field)
   if image_size is not None:
     held = writing.resized(held, image_size, positions.square)
   return Encoder(
@@ -212,3 +251,30 @@ def load_encoder(
     dtype=compute,
     crop=held.crop,
   )
+
+
+def untrained(trained: Encoder, init_std: float, seed: int) -> Encoder:
+  """An encoder of the same architecture, as it is before training.
+
+  With a run's `model.init_std` and `seed` it is the encoder that the run began
+  with: `train_step.IJepa` draws the encoder first.
+
+  Args:
+    trained: what it is a twin of.
+    init_std: of the kernels.
+    seed: of the numbers.
+  """
+  architecture = trained.architecture
+
+  @jax.jit
+  def parameters() -> dict[str, Any]:
+    module = vit.Encoder(
+      architecture.size,
+      patch_size=architecture.patch_size,
+      image_size=architecture.image_size,
+      init_std=init_std,
+      rngs=nnx.Rngs(seed),
+    )
+    return nnx.to_pure_dict(nnx.state(module))
+
+  return dataclasses.replace(trained, params=parameters())

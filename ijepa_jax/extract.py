@@ -18,25 +18,30 @@ FILE.parquet  columns name, label, class, feature (lists, nested likewise); the
 """
 
 import argparse
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from ijepa_jax import encoder, errors, feature_files, train_step
-from ijepa_jax.config import arguments
-from ijepa_jax.data import decode, folder, folder_index, sources, transforms
+from ijepa_jax import encoder, errors, feature_files, sharding, train_step
+from ijepa_jax.config import arguments, fields
+from ijepa_jax.data import (
+  decode,
+  folder,
+  folder_index,
+  sources,
+  threads,
+  transforms,
+)
+from ijepa_jax.metrics import counting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     field='--checkpoint',
   )
   layers = _blocks(args.layers, model.architecture.size.depth)
+  # Every device has the encoder, and its part of each batch.
+  mesh = sharding.make_mesh(fields.defaults())
+  model = jax.device_put(model, sharding.replicated(mesh))
   compute = functools.partial(_features, model, layers=layers, pool=args.pool)
   side = model.architecture.image_size
   transform = transforms.EvalTransform(side, model.crop)
@@ -91,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       rows = os.path.join(beside, 'rows')
       with open(rows, 'wb') as file:
         good, bad, shape = _extract(
-          images, transform, compute, args.batch_size, file
+          images, transform, compute, args.batch_size, mesh, file
         )
       classes = images.classes
       held = feature_files.Features(
@@ -171,11 +179,13 @@ def _extract(
   transform: transforms.EvalTransform,
   compute: Any,
   batch_size: int,
+  mesh: jax.sharding.Mesh,
   rows: BinaryIO,
 ) -> tuple[list[int], list[tuple[int, str]], tuple[int, ...]]:
   """Writes the features of all readable images to `rows`, end to end.
 
-  `compute` takes uint8 `(B, S, S, 3)`, B = `batch_size` at most.
+  `compute` takes uint8 `(B, S, S, 3)`, split over the mesh: B = `batch_size` at
+  most, rounded up to a multiple of its devices.
 
   Returns:
     The files used, those that cannot be read and why, the shape of a row.
@@ -186,28 +196,31 @@ def _extract(
   good: list[int] = []
   bad: list[tuple[int, str]] = []
   size = min(batch_size, len(images.index))
-  read = functools.partial(_read, images.index, transform)
+  size += -size % mesh.size
+  read = functools.partial(read_image, images.index, transform)
   shape: tuple[int, ...] = ()
 
   def readable() -> Iterator[np.ndarray]:
     # Two batches ahead: one for the device, one being decoded meanwhile.
     for file, result in enumerate(
-      _in_threads(read, range(len(images.index)), 2 * size)
+      threads.in_threads(read, range(len(images.index)), 2 * size)
     ):
       if isinstance(result, str):
         bad.append((file, result))
-        bar.update()
+        counter.add(1)
       else:
         good.append(file)
         yield result
 
-  with tqdm.tqdm(
-    desc='features', total=len(images.index), unit=' images', smoothing=0.1
-  ) as bar:
-    for features in _one_behind(compute, _batches(readable(), size)):
+  with counting.Counter('features', len(images.index), 'images') as counter:
+    batches = (
+      (jax.device_put(batch, sharding.batch_sharding(mesh)), count)
+      for batch, count in _batches(readable(), size)
+    )
+    for features in _one_behind(compute, batches):
       shape = features.shape[1:]
       rows.write(np.ascontiguousarray(features, np.float32).data)
-      bar.update(len(features))
+      counter.add(len(features))
   if not good:
     raise errors.UserError(
       f'--images: none can be read; the first of {_count(len(bad), "image")}: '
@@ -216,12 +229,12 @@ def _extract(
   return good, bad, shape
 
 
-def _read(
+def read_image(
   index: folder_index.FolderIndex,
   transform: transforms.EvalTransform,
   file: int,
 ) -> np.ndarray | str:
-  """Pixels `(S, S, 3)` of a file, or why there are none."""
+  """Pixels `(S, S, 3)` uint8 of a file, or why there are none."""
   try:
     path = os.path.join(os.fsencode(index.root), index.path(file))
     with open(path, 'rb') as stream:
@@ -230,25 +243,6 @@ def _read(
     return error.strerror or str(error)
   except decode.BadImage as error:
     return str(error)
-
-
-def _in_threads(
-  function: Any, items: Iterable[int], ahead: int
-) -> Iterator[Any]:
-  """`map` in threads, in order, at most `ahead` results waiting.
-
-  Threads do: Pillow releases the interpreter's lock while it decodes.
-  """
-  remaining = iter(items)
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    waiting = collections.deque(
-      pool.submit(function, item) for item in itertools.islice(remaining, ahead)
-    )
-    while waiting:
-      result = waiting.popleft().result()
-      for item in itertools.islice(remaining, 1):
-        waiting.append(pool.submit(function, item))
-      yield result
 
 
 def _batches(
@@ -264,7 +258,7 @@ def _batches(
 
 
 def _one_behind(
-  compute: Any, batches: Iterator[tuple[np.ndarray, int]]
+  compute: Any, batches: Iterator[tuple[jax.Array, int]]
 ) -> Iterator[np.ndarray]:
   """Features of the images of each batch.
 
@@ -319,7 +313,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = arguments.Parser(
     prog='python -m ijepa_jax.extract',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -338,7 +332,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--heads', type=int, metavar='N', help=text)
   text = 'side in pixels (default: as in the checkpoint)'
   add('--image-size', type=int, metavar='S', help=text)
-  text = 'images per step of the device (default %(default)s)'
+  text = 'images per step of all devices (default %(default)s)'
   add(
     '--batch-size', type=arguments.positive, default=64, metavar='N', help=text
   )

@@ -58,7 +58,7 @@ def new_file(path: str, field: str) -> str:
     except ImportError as error:
       raise errors.UserError(
         f'{field}: .parquet needs pyarrow, which is not installed: '
-        "pip install 'ijepa_jax[parquet]'"
+        "pip install -e '.[parquet]'"
       ) from error
   return path
 

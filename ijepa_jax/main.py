@@ -11,9 +11,10 @@ def main() -> None:
   with errors.exit_cleanly():
     config, workdir = command.parse(sys.argv)
     # After parsing: JAX takes seconds to import, a typo should not.
-    from ijepa_jax import train
+    from ijepa_jax import distributed, train
 
-    train.train(config, workdir)
+    with distributed.joined(config):
+      train.train(config, workdir)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import pathlib
 import statistics
 import sys
@@ -13,12 +14,12 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from ijepa_jax import train_step
+from ijepa_jax import atomic, checkpoint, program, starts, train_step
 from ijepa_jax.data.sources import Source
 from ijepa_jax.evaluation import heldout
 from ijepa_jax.evaluation.features import FeatureExtractor
 from ijepa_jax.evaluation.online import OnlineEvaluation
-from ijepa_jax.metrics import health, summary, writers
+from ijepa_jax.metrics import background, health, summary, writers
 from ijepa_jax.metrics.progress import Progress
 from ijepa_jax.models import sizes
 from ijepa_jax.visualize import curves, masks
@@ -30,15 +31,15 @@ _HEALTH = (
   'prediction_target_cosine',
 )
 
-_PIXELS = 'pixels/'
+_PIXELS, _CHANCE = 'pixels/', 'chance/'
 _MAIN = f'{sys.executable} -m ijepa_jax.main'
 
 
 class Observer:
   """Writes and shows what happens; on other processes than 0 it is silent.
 
-  Evaluation still runs on every process, because the encoder is spread over
-  all of them.
+  The features of an evaluation are still computed on every process, because
+  encoder and images are spread over all of them.
   """
 
   def __init__(
@@ -61,22 +62,26 @@ class Observer:
     """
     self._config, self._workdir = config, workdir
     self._first, self._last = first, last
+    self._steps_per_epoch = steps_per_epoch
+    self._warmup_steps = int(config.optim.warmup_epochs * steps_per_epoch)
     self._main = jax.process_index() == 0
     self._progress = Progress(
       last, first, steps_per_epoch, config.batch_size, enabled=self._main
     )
     self._writer = None
     if self._main:
-      self._writer = writers.MetricWriter(
-        workdir,
-        tensorboard=config.log.tensorboard,
-        wandb=config.log.wandb,
-        config=config.to_dict(),
-        resume_step=first or None,
+      self._writer = background.BackgroundWriter(
+        writers.MetricWriter(
+          workdir,
+          tensorboard=config.log.tensorboard,
+          wandb=config.log.wandb,
+          config=config.to_dict(),
+          resume_step=first or None,
+        )
       )
     self._watch = health.HealthWatch(
       feature_width=sizes.SIZES[config.model.variant].width,
-      warmup_steps=int(config.optim.warmup_epochs * steps_per_epoch),
+      warmup_steps=self._warmup_steps,
     )
     for row in self._rows():
       self._watch.check(int(row['step']), row)
@@ -88,6 +93,14 @@ class Observer:
     self._progress.close()
     if self._writer is not None:
       self._writer.close()
+
+  def flush(self) -> None:
+    """Returns when all rows are on disk.
+
+    Before a checkpoint: a continued run does not write earlier rows again.
+    """
+    if self._writer is not None:
+      self._writer.flush()
 
   def log(self, message: str) -> None:
     """Tells the user something."""
@@ -110,27 +123,43 @@ class Observer:
     """Describes the model and measures it before the first step."""
     if self._main:
       overview = parameter_overview.get_parameter_overview(state.params)
-      (self._workdir / 'parameters.txt').write_text(overview + '\n')
+      atomic.write_text(self._workdir / 'parameters.txt', overview + '\n')
       config = self._config.to_json_best_effort(indent=2)
-      (self._workdir / 'config.json').write_text(config + '\n')
+      atomic.write_text(self._workdir / 'config.json', config + '\n')
+      starts.record(
+        self._workdir,
+        {
+          'step': self._first,
+          'steps': self._last,
+          'steps_per_epoch': self._steps_per_epoch,
+          'warmup_steps': self._warmup_steps,
+          'devices': program.describe(self._config, mesh),
+          'processes': jax.process_count(),
+          'versions': checkpoint.versions(),
+          'data': {'name': source.name, 'epoch_length': source.epoch_length},
+        },
+      )
     for part, params in state.params.items():
       count = sum(leaf.size for leaf in jax.tree.leaves(params))
       self.log(f'{part}: {count:,} parameters')
     if not self._config.eval.every:
       return
     self._extract = FeatureExtractor(learner, mesh, self._config.batch_size)
-    train, test = heldout.load_sets(self._config, source)
+    train, test = heldout.load_sets(self._config, source, self._extract.shares)
     self._evaluation = OnlineEvaluation(train, test)
     self.log(
-      f'probes: fitted on {len(train.images):,} images, measured on '
-      f'{len(test.images):,}, every {self._config.eval.every:,} steps'
+      f'probes: fitted on {train.total:,} images, measured on '
+      f'{test.total:,}, every {self._config.eval.every:,} steps'
     )
     if self._first == 0:
-      pixels = {
-        _PIXELS + name: value
-        for name, value in self._evaluation.pixels().items()
-      }
-      self._write(0, {**pixels, **self._measure(state)})
+      pixels = self._evaluation.features(self._extract.pixels)
+      measured = self._measure(state)
+      if self._main:
+        probed = self._evaluation.probe(*pixels)
+        named = {_PIXELS + name: value for name, value in probed.items()}
+        chance = self._evaluation.chance
+        guessed = {_CHANCE + name: value for name, value in chance.items()}
+        self._write(0, {**named, **guessed, **measured})
 
   def draw_masks(self, batch: Mapping[str, np.ndarray]) -> None:
     """Draws the masks of a batch on its images."""
@@ -165,6 +194,8 @@ class Observer:
     if self._evaluation is None:
       return
     measured = self._measure(state)
+    if not self._main:
+      return
     self._write(step, measured)
     probes = [
       f'{name.removeprefix("probe/")} {100 * value:.1f} %'
@@ -222,6 +253,7 @@ class Observer:
   def _rows(self) -> list[writers.Row]:
     if self._writer is None:
       return []
+    self._writer.flush()
     return writers.read_metrics(self._workdir / writers.FILE_NAME)
 
   def _draw_curves(self) -> None:
@@ -233,14 +265,25 @@ class Observer:
         chance=self._evaluation.chance if self._evaluation else None,
         pixels=_pixels(rows),
       )
+      # A figure is a cycle of objects, 16 MB, that Python would find only
+      # after tens of evaluations.
+      gc.collect()
 
   def _measure(self, state: train_step.TrainState) -> dict[str, float]:
-    """Figures of the target encoder; none when evaluation is off."""
+    """Figures of the target encoder; none on other processes than 0."""
     if self._evaluation is None:
       return {}
-    return self._evaluation.evaluate(
+    features = self._evaluation.features(
       functools.partial(self._extract, state.target)
     )
+    inside = self._evaluation.inside(
+      functools.partial(self._extract.inside, state.target)
+    )
+    # The others wait in their next step: on a host of eight of them, eight
+    # times the same probes would take eight times as long.
+    if not self._main:
+      return {}
+    return self._evaluation.evaluate(*features) | inside.health()
 
   def _write(self, step: int, row: Mapping[str, float]) -> None:
     if self._writer is not None:

@@ -1,12 +1,15 @@
 """The programs that a run compiles, and what they cost."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
 from ijepa_jax import errors, sharding, train_step
+from ijepa_jax.data import masks, pipeline
 from ijepa_jax.models import flops, sizes
 
 
@@ -22,17 +25,25 @@ def require_attention(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def target_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+  """What targets are padded to: a length for each program, rising."""
+  spec = pipeline.mask_spec(config)
+  return masks.target_lengths(spec, config.model.target_buckets)
+
+
 def batch_shapes(
-  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  target_tokens: int,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The batch that a step takes: the same in the whole run."""
+  """The batch that one program takes."""
   batch, side = config.batch_size, config.model.image_size
   blocks = config.mask.num_targets
   fields = {
     'image': ((batch, side, side, 3), np.uint8),
     'context': ((batch, config.mask.context_tokens), np.int32),
     'context_length': ((batch,), np.int32),
-    'target': ((batch, blocks, config.mask.target_tokens), np.int32),
+    'target': ((batch, blocks, target_tokens), np.int32),
     'target_length': ((batch,), np.int32),
   }
   return {
@@ -43,23 +54,46 @@ def batch_shapes(
   }
 
 
-def compile_step(
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """The compiled step: one program for each length of the targets.
+
+  Attributes:
+    programs: by length, rising; each donates the state.
+  """
+
+  programs: Mapping[int, jax.stages.Compiled]
+
+  def cut(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the device needs of a host's batch, for the shortest program.
+
+    A batch has one block size, on all hosts, so they all take the same one.
+    """
+    size = int(batch['target_length'][0])
+    length = masks.padded_length(tuple(self.programs), size)
+    fields = {name: batch[name] for name in train_step.DEVICE_FIELDS}
+    return fields | {'target': batch['target'][..., :length]}
+
+  def __call__(
+    self, state: train_step.TrainState, batch: dict, schedule: dict
+  ) -> tuple[train_step.TrainState, dict[str, jax.Array]]:
+    """`Learner.step` on a device's batch that was cut; donates the state."""
+    return self.programs[batch['target'].shape[-1]](state, batch, schedule)
+
+  @property
+  def largest(self) -> Any:
+    """The program of the longest targets: the most work and memory."""
+    return self.programs[max(self.programs)]
+
+
+def lower_step(
   config: ml_collections.ConfigDict,
   learner: train_step.Learner,
   state: train_step.TrainState,
   mesh: jax.sharding.Mesh,
-) -> jax.stages.Compiled:
-  """Compiles the step ahead of time: another shape is an error, not a wait.
-
-  Args:
-    config: the run's config, resolved.
-    learner: whose step it is.
-    state: arrays, or their shapes and shardings.
-    mesh: where the step runs.
-
-  Returns:
-    `step(state, batch, schedule) -> (state, metrics)`; donates the state.
-  """
+  target_tokens: int,
+) -> jax.stages.Lowered:
+  """The step as XLA gets it, for one length of the targets."""
   step = jax.jit(
     learner.step,
     donate_argnums=0,
@@ -72,7 +106,30 @@ def compile_step(
   )
   scalar = jax.ShapeDtypeStruct((), np.float32)
   schedule = dict.fromkeys(train_step.SCHEDULE_FIELDS, scalar)
-  return step.lower(state, batch_shapes(config, mesh), schedule).compile()
+  batch = batch_shapes(config, mesh, target_tokens)
+  return step.lower(state, batch, schedule)
+
+
+def compile_step(
+  config: ml_collections.ConfigDict,
+  learner: train_step.Learner,
+  state: train_step.TrainState,
+  mesh: jax.sharding.Mesh,
+) -> Step:
+  """Compiles the step ahead of time: another shape is an error, not a wait.
+
+  Args:
+    config: the run's config, resolved.
+    learner: whose step it is.
+    state: arrays, or their shapes and shardings.
+    mesh: where the step runs.
+  """
+  return Step(
+    {
+      length: lower_step(config, learner, state, mesh, length).compile()
+      for length in target_lengths(config)
+    }
+  )
 
 
 def compile_norms(mesh: jax.sharding.Mesh) -> Callable:

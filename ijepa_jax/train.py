@@ -13,22 +13,30 @@ import numpy as np
 from ijepa_jax import (
   accelerators,
   checkpoint,
+  compilation_cache,
+  distributed,
+  ending,
   errors,
   observe,
   optim,
   program,
   resume,
+  rows,
   sharding,
   stop_signals,
   train_step,
 )
-from ijepa_jax.config import validate
+from ijepa_jax import workdir as workdir_lib
+from ijepa_jax.config import fields, validate
 from ijepa_jax.data import bad_records, pipeline, sources
 from ijepa_jax.metrics import timing
 
 # Steps that may be under way on the device while the host goes on. Two keep
 # the device busy; more would only delay news of a NaN and of Ctrl-C.
 _RUN_AHEAD = 2
+
+# What the processes of a run need not have in common.
+_OF_A_HOST = ('config.data.path', 'config.data.workers', 'versions.python')
 
 
 class _Pending(NamedTuple):
@@ -51,6 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """
   # --- What to train, on what, and where --------------------------------
   validate.validate(config, jax.device_count())
+  compilation_cache.enable(config.compilation_cache)
   program.require_attention(config)
   mesh = sharding.make_mesh(config)
   source = sources.training_source(config)
@@ -61,13 +70,23 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   last = len(schedules.lr)
   validate.check_warmup(config, last / steps_per_epoch)
   learner = train_step.Learner(config, sharding.constrain(mesh))
-  dataset = pipeline.make_dataset(
-    config, source, jax.process_index(), jax.process_count()
+  held = rows.held(mesh, config.batch_size)
+  dataset = pipeline.make_dataset(config, source, held)
+  meta = resume.make_meta(config, source)
+  distributed.require_same(
+    {
+      name: value
+      for name, value in fields.flatten(meta).items()
+      if name not in _OF_A_HOST
+    }
   )
 
   with contextlib.ExitStack() as stack:
     # --- From scratch, or from where it stopped ---------------------------
-    _make_workdir(workdir)
+    workdir_lib.make(workdir)
+    if jax.process_index() == 0:
+      stack.enter_context(workdir_lib.Lock(workdir))
+    distributed.require_shared(workdir)
     checkpoints = stack.enter_context(
       contextlib.closing(
         checkpoint.Checkpoints(
@@ -77,8 +96,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
       )
     )
+    # Inside of the checkpoints, which wait for the others when they close.
+    stack.enter_context(ending.announcing())
+    stack.enter_context(checkpoints.naming_last_good())
     state = resume.restore_or_init(config, checkpoints, source, mesh)
-    meta = resume.make_meta(config, source)
     first = int(state.step)
     observer = stack.enter_context(
       contextlib.closing(
@@ -91,10 +112,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
       )
     )
+    distributed.meet('state')
     observer.begin(state, source, learner, mesh)
     with observer.timed(f'compiling for {program.describe(config, mesh)}'):
       step_fn = program.compile_step(config, learner, state, mesh)
     norms_fn = program.compile_norms(mesh)
+    distributed.meet('step')
 
     # --- What the loop looks at -------------------------------------------
     peak = accelerators.peak_flops(jax.devices()[0].device_kind)
@@ -104,8 +127,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       source,
       max_share=config.data.max_bad_share,
       log=observer.log,
+      parts=config.batch_size // len(held),
+      count=distributed.counter('bad_records'),
     )
-    stop = stack.enter_context(stop_signals.StopSignals())
+    stop = stack.enter_context(stop_signals.StopSignals(jax.process_count()))
     batches = stack.enter_context(
       pipeline.batches(dataset, first, last, config.data.workers)
     )
@@ -129,11 +154,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       with interval.waiting():
         batch = next(batches)
       ledger.check(batch)
+      checkpoints.check()
       if step == 1:
         observer.draw_masks(batch)
-      device_batch = sharding.put_batch(
-        mesh, {name: batch[name] for name in train_step.DEVICE_FIELDS}
-      )
+      device_batch = sharding.put_batch(mesh, step_fn.cut(batch))
       state, metrics = step_fn(state, device_batch, schedules.at(step - 1))
       done = step == last
       stopping = not done and (checkpoints.preempted(step) or stop.received)
@@ -149,17 +173,19 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         while pending:  # never judge or save a state that is not finite
           collect()
       if stopping:  # there may be little time
+        observer.flush()
         checkpoints.save(step, state, meta)
       if evaluating:
         with interval.paused():
           observer.evaluate(step, state)
       # After the evaluation: a run that is killed in between repeats both.
       if saving and not stopping:
+        observer.flush()
         checkpoints.save(step, state, meta)
       if stopping:
         checkpoints.wait()
         raise errors.Interrupted(
-          f'stopped by {stop.received or "preemption"} at step {step}, saved '
+          f'stopped by {stop.received or "a signal"} at step {step}, saved '
           f'in {checkpoints.path(step)}; the same command continues'
         )
 
@@ -170,15 +196,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def _is_due(step: int, every: int) -> bool:
   """Whether something that happens every so many steps (0: never) does now."""
   return every > 0 and step % every == 0
-
-
-def _make_workdir(workdir: pathlib.Path) -> None:
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(
-      f'--workdir={workdir} cannot be made: {error.strerror}'
-    ) from error
 
 
 def _require_finite(
@@ -203,6 +220,7 @@ def _require_finite(
     'ids': [source.record_id(record) for record in records],
   }
   file.write_text(json.dumps(kept, indent=2) + '\n')
+  checkpoints.wait()
   good = checkpoints.latest_step()
   raise errors.NonFiniteError(
     f"{', '.join(bad)} is not finite at step {step}; the batch's records "

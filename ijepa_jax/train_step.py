@@ -149,10 +149,13 @@ class Learner:
     self._accumulate = config.optim.accumulate
     self._seed = config.seed
 
+  def encoder(self, params: dict) -> vit.Encoder:
+    """The encoder as a module."""
+    return nnx.merge(self._encoder, params)
+
   def encode(self, encoder: dict, images: jax.Array) -> jax.Array:
     """Features `(B, N, D)` of normalised images `(B, S, S, 3)`."""
-    model = nnx.merge(self._encoder, encoder)
-    return model(images, constrain=self._constrain)
+    return self.encoder(encoder)(images, constrain=self._constrain)
 
   def targets(
     self, encoder: dict, images: jax.Array, target: jax.Array

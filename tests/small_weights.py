@@ -1,6 +1,7 @@
 """Weights of every kind, small enough to write and read in every format."""
 
 import contextlib
+import dataclasses
 import fractions
 import io
 import os
@@ -9,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from interop_weights import random
 
 from ijepa_jax import convert
 from ijepa_jax.interop import names, weights, writing
 from ijepa_jax.interop.weights import Architecture, Moments, Parameters, Weights
-from ijepa_jax.models import sizes
+from ijepa_jax.models import sizes, vit
 
 # An odd MLP ratio; heads that the width does not tell.
 SIZE = sizes.Size(44, 3, 2, fractions.Fraction(48, 11))
@@ -28,6 +30,30 @@ def single(
   """A single encoder."""
   encoder = random(weights.shapes(architecture.encoder()), seed)
   return Weights('memory', 'ours', architecture, encoder, encoder, **changes)
+
+
+def untrained(architecture: Architecture, seed: int = 0) -> dict[str, Any]:
+  """An encoder's numbers before training: it sees edges and textures."""
+
+  @jax.jit
+  def make() -> dict[str, Any]:
+    module = vit.Encoder(
+      architecture.size,
+      patch_size=architecture.patch_size,
+      image_size=architecture.image_size,
+      init_std=0.1,
+      rngs=nnx.Rngs(seed),
+    )
+    return nnx.to_pure_dict(nnx.state(module))
+
+  return make()
+
+
+def of_tree(tree: dict[str, Any], architecture: Architecture) -> Weights:
+  """A single encoder with these numbers."""
+  flat = jax.tree.map(np.asarray, names.flatten(tree))
+  encoder = Parameters({k: v.shape for k, v in flat.items()}, flat.__getitem__)
+  return Weights('memory', 'ours', architecture, encoder, encoder)
 
 
 def full(architecture: Architecture = ARCHITECTURE, **changes: Any) -> Weights:
@@ -70,10 +96,9 @@ def golden(prefix: str = 'target_encoder') -> Weights:
     for name, array in golden_arrays('model_micro').items()
     if name.startswith(f'{prefix}/')
   }
-  flat = names.flatten(names.tree(names.ENCODER, tensors))
-  encoder = Parameters({k: v.shape for k, v in flat.items()}, flat.__getitem__)
   architecture = Architecture(sizes.Size(48, 2, 3), 8, 48)
-  return Weights('memory', 'golden', architecture, encoder, encoder)
+  held = of_tree(names.tree(names.ENCODER, tensors), architecture)
+  return dataclasses.replace(held, format='golden')
 
 
 def write(held: Weights, path: pathlib.Path, format: str) -> pathlib.Path:

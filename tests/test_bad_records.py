@@ -61,6 +61,29 @@ def test_more_than_the_share_stops_the_run(tmp_path):
     ledger.check(batch(record=50, bad=1))
 
 
+def test_the_share_is_of_all_processes(tmp_path):
+  ledger = bad_records.BadRecords(
+    tmp_path / 'bad_records_1.jsonl',
+    Broken(),
+    0.01,
+    lambda _: None,
+    parts=4,
+    count=lambda _: 21,
+  )
+  for record in range(100, 1900, 8):  # 4 * 8 * 225 > 5,000 images seen
+    ledger.check(batch(record=record))
+  ledger.check(batch(bad=1))  # 21 on all processes, of 5,000
+  small = bad_records.BadRecords(
+    tmp_path / 'bad_records_2.jsonl',
+    Broken(),
+    0.01,
+    lambda _: None,
+    count=lambda _: 21,
+  )
+  with pytest.raises(errors.DataError, match='21 broken records'):
+    small.check(batch(bad=1))
+
+
 def test_a_record_without_readable_neighbours_stops_the_run(tmp_path):
   ledger, _ = make(tmp_path / 'bad_records.jsonl')
   with pytest.raises(errors.DataError, match='image 10'):

@@ -18,6 +18,7 @@ from ijepa_jax.benchmark import (
   compare,
   first_step,
   masks,
+  panels,
   record,
   report,
   startup,
@@ -94,6 +95,12 @@ def test_masks_of_a_config():
   assert case['batch_size'] == 8
   assert case['quartiles'][0] <= case['median'] <= case['best']
   assert '24/4' in masks.table(result)
+
+
+def test_masks_against_another_program(capsys):
+  said = '{"samples_per_second": 2.0}'
+  __main__.main(['masks', *CONFIG, '--pairs=1', f'--vs={printing(said)}'])
+  assert 'comparison, samples per second' in capsys.readouterr().out
 
 
 def test_published_masks_without_a_config(monkeypatch):
@@ -212,7 +219,8 @@ def test_the_command_writes_a_record(tmp_path, capsys):
     (['step', *CONFIG, '--steps=0'], '0 is not at least 1'),
     (['step', *CONFIG, '--json=nowhere/x.json'], 'no such directory'),
     (['step', *CONFIG, '--vs=no-such-program'], 'no such program'),
-    (['masks', *CONFIG, '--vs=true'], '--vs: expected the kind step'),
+    (['input', *CONFIG, '--vs=true'], '--vs: expected the kind step or masks'),
+    (['masks', '--vs=true'], '--config is missing'),
     (['step', *CONFIG, '--dir=.'], '--dir: expected checkpoint'),
     (['checkpoint', *CONFIG, '--dir=nowhere'], 'no such directory'),
     (
@@ -225,7 +233,7 @@ def test_refusals(arguments, message):
   assert re.search(message, refusal(*arguments))
 
 
-def test_a_chart_of_records(step_result, tmp_path):
+def test_a_chart_of_records(trial, step_result, tmp_path):
   speeds = iter([3.0, 4.0])
   said = '{"images_per_second": 2.0}'
   results = {
@@ -234,12 +242,26 @@ def test_a_chart_of_records(step_result, tmp_path):
       lambda: next(speeds), printing(said), pairs=2
     ),
     'masks': masks.measure(tiny.config(), repeats=2, samples=16),
-    'startup': {'first_step': {'off': {'total': 9.0}, 'empty': {'total': 10}}},
+    'checkpoint': checkpoints.measure(trial, saves=1, steps=3),
+    'startup': {
+      'import': {'ijepa_jax': 0.1},
+      'first_step': {
+        'off': {'name': 'tiny', 'seconds': {'trace': 2.0, 'compile': 7.0}}
+      },
+    },
   }
   file, picture = tmp_path / 'speed.json', tmp_path / 'speed.png'
   record.write(file, record.make(['step'], None, results))
-  chart.main([str(file), f'--out={picture}'])
-  assert Image.open(picture).size > (800, 500)
+  (tmp_path / 'other.json').write_text('{"rows": []}')  # of another program
+  chart.main([str(tmp_path), f'--out={picture}'])
+  assert Image.open(picture).size > (1500, 1000)
+
+
+def test_a_step_says_what_was_preloaded(step_result, monkeypatch):
+  monkeypatch.setenv('LD_PRELOAD', '/lib/liballocator.so.4:/lib/libother.so')
+  made = record.make(['step'], None, {'step': step_result})
+  speed, _ = panels.make_panels([made])
+  assert ', liballocator, libother, ' in speed.bars[0].label
 
 
 @pytest.mark.parametrize(

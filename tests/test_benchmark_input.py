@@ -55,10 +55,18 @@ def test_files_are_read_and_decoded(mode, tmp_path):
     assert spread['cpu']['median'] > 0
     assert spread['wall']['median'] > 0
   for spread in result['workers'].values():
-    assert 0 < spread['share']['median'] < 10
+    for share in 'share', 'share_at_once':
+      assert 0 < spread[share]['median'] < 10
   assert result['workers']['1']['main_cpu']['median'] > 0
   text = input_lib.table(result)
-  for word in ('bare Pillow loop', '1 workers', 'draw', 'absent', 'hand-over'):
+  for word in (
+    'bare Pillow loop',
+    'alone',
+    '1 workers',
+    'draw',
+    'absent',
+    'hand-over',
+  ):
     assert word in text
 
 

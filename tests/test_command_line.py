@@ -1,3 +1,4 @@
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -176,3 +177,18 @@ def test_bad_input_ends_the_command_with_code_2_before_jax_is_imported():
   assert done.returncode == 2
   assert done.stderr.startswith('error: --config=configs/none.py: no such file')
   assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'module',
+  ['benchmark.chart', 'convert', 'extract', 'prepare', 'report', 'watch'],
+)
+def test_an_argument_that_is_wrong_is_one_line(module, capsys):
+  name = f'ijepa_jax.{module}'
+  if module in ('prepare', 'report'):
+    name += '.__main__'
+  with pytest.raises(SystemExit) as end, errors.exit_cleanly():
+    importlib.import_module(name).main([])
+  assert end.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: the following arguments are required')

@@ -186,7 +186,7 @@ def test_paper_variant_changes_what_the_paper_says_and_nothing_else():
     ({'checkpoint.keep_period': 1500}, 'keep_period=1500.*1000 or 2000'),
     ({'optim.accumulate': 3}, 'batch_size=64.*nearest: 63 or 66'),
     ({'optim.warmup_epochs': 301.0}, 'warmup_epochs=301.*nearest: 300'),
-    ({'mesh.tensor': 2}, 'mesh.tensor=2: only 1 .*nearest: 1'),
+    ({'mesh.tensor': 5}, 'mesh.tensor=5: .*heads of model.variant=.*nearest'),
     ({'mesh.data': 0}, 'mesh.data=0.*nearest: -1'),
     ({'mesh.fsdp': 3}, 'batch_size=64: expected a multiple of 3 devices'),
   ],
@@ -203,8 +203,16 @@ def test_small_config_without_these_changes_is_valid():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mesh.fsdp': 3}, 'mesh.fsdp=3.*devices, 8; nearest: 2'),
-    ({'mesh.data': 2}, 'mesh.data=2.*devices, 8; nearest: -1'),
+    ({'mesh.fsdp': 3}, 'mesh.fsdp=3.*devices, 8; nearest: mesh.fsdp=2'),
+    (
+      {'mesh.fsdp': 2, 'mesh.tensor': 3},
+      'mesh.fsdp=2 x mesh.tensor=3.*devices, 8; nearest: mesh.tensor=2',
+    ),
+    ({'mesh.data': 2}, 'mesh.data=2: .*devices, 8; nearest: mesh.data=-1'),
+    (
+      {'mesh.fsdp': -1},
+      'mesh.fsdp=-1: mesh.data already takes all devices.*nearest: 1',
+    ),
     ({'batch_size': 60}, 'batch_size=60.*8 devices.*nearest: 56 or 64'),
     ({'batch_size': 4}, 'batch_size=4.*nearest: 8'),
     ({'optim.accumulate': 16}, 'batch_size=64.*nearest: 128'),
@@ -217,7 +225,19 @@ def test_batch_and_mesh_must_fit_the_devices(changes, message):
 
 
 @pytest.mark.parametrize(
-  'mesh', [{}, {'mesh.fsdp': 8}, {'mesh.data': 2, 'mesh.fsdp': 4}]
+  'mesh',
+  [
+    {},
+    {'mesh.fsdp': 8},
+    {'mesh.data': 2, 'mesh.fsdp': 4},
+    {'mesh.data': 2, 'mesh.fsdp': -1},
+    {
+      'mesh.data': 1,
+      'mesh.tensor': -1,
+      'mesh.fsdp': 4,
+      'model.variant': 'vit_base',
+    },
+  ],
 )
 def test_meshes_that_use_all_devices_are_valid(mesh):
   validate.validate(make(SMALL | mesh), num_devices=8)

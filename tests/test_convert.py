@@ -11,7 +11,7 @@ import small_weights
 import tiny
 from safetensors import numpy as safetensors
 
-from ijepa_jax import checkpoint, errors, resume, train
+from ijepa_jax import checkpoint_files, errors, resume, train
 from ijepa_jax.interop import reading, writing
 from ijepa_jax.interop.weights import Architecture, Parameters, Weights
 from ijepa_jax.models import layers, sizes
@@ -31,7 +31,8 @@ def run(tmp_path_factory):
 
 def saved(run, step=2):
   """A run's checkpoint."""
-  return checkpoint.State(checkpoint.find(run / 'checkpoints' / str(step)))
+  folder = run / 'checkpoints' / str(step)
+  return checkpoint_files.State(checkpoint_files.find(folder))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,10 @@ def test_a_single_encoder_without_predictor_starts_a_run(run, tmp_path, capfd):
 
 def test_a_converted_checkpoint_is_laid_out_as_a_runs(run, tmp_path):
   b, _ = small_weights.run(run, tmp_path / 'b', '--to=orbax')
-  ours, theirs = saved(run).shapes, checkpoint.State(checkpoint.find(b)).shapes
+  ours, theirs = (
+    saved(run).shapes,
+    checkpoint_files.State(checkpoint_files.find(b)).shapes,
+  )
   weights = {n for n in ours if n.startswith(('target/', 'params/'))}
   assert weights == {n for n in theirs if not n.startswith('opt_state/')}
   assert all(ours[name] == theirs[name] for name in weights)
@@ -329,6 +333,7 @@ def copy_of(run, folder, change):
   """A copy of a run's checkpoint, after `change(meta)`."""
   shutil.copytree(run / 'checkpoints' / '2', folder / '2')
   file = folder / '2' / 'meta' / 'metadata'
+  (file.parent / 'checksums.json').unlink()  # as of who has none
   meta = json.loads(file.read_text())
   change(meta)
   file.write_text(json.dumps(meta))
@@ -378,7 +383,7 @@ def test_a_run_from_before_its_mark_is_ours_and_has_its_crop(run, tmp_path):
   path = copy_of(run, tmp_path, lambda meta: meta.pop('ijepa_jax'))
   held = reading.open_weights(path)
   assert (held.crop, held.ours) == (0.75, True)
-  assert checkpoint.trained_here(path)
+  assert checkpoint_files.trained_here(path)
 
 
 def test_a_mark_that_cannot_be_is_one_line_for_a_run_that_starts_from_it(
@@ -386,4 +391,4 @@ def test_a_mark_that_cannot_be_is_one_line_for_a_run_that_starts_from_it(
 ):
   path = copy_of(run, tmp_path, lambda meta: meta.update(ijepa_jax=[1]))
   with pytest.raises(errors.UserError, match='ijepa_jax is the list'):
-    checkpoint.trained_here(path)
+    checkpoint_files.trained_here(path)

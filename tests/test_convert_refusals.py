@@ -11,7 +11,7 @@ import pytest
 import small_weights
 from safetensors import numpy as safetensors
 
-from ijepa_jax import checkpoint, convert, errors
+from ijepa_jax import checkpoint_files, convert, errors
 from ijepa_jax.interop import names
 
 
@@ -340,14 +340,14 @@ def test_a_pytorch_file_without_pytorch(tmp_path, monkeypatch, refusal):
   monkeypatch.setitem(sys.modules, 'torch', None)
   (tmp_path / 'jepa.pth.tar').write_bytes(b'PK\x03\x04' + bytes(60))
   message = refusal(tmp_path / 'jepa.pth.tar')
-  assert "pip install 'ijepa_jax[torch]'" in message
+  assert "pip install -e '.[torch]'" in message
 
 
 def test_to_reference_without_pytorch(tmp_path, monkeypatch, refusal):
   monkeypatch.setitem(sys.modules, 'torch', None)
   a = small_weights.write(small_weights.single(), tmp_path / 'a', 'flax')
   message = refusal(a, '--to=reference')
-  assert "pip install 'ijepa_jax[torch]'" in message
+  assert "pip install -e '.[torch]'" in message
 
 
 # Orbax's own threads complain too.
@@ -369,7 +369,7 @@ def test_a_checkpoint_without_description(tmp_path, refusal):
 @pytest.mark.parametrize('meta', [{}, {'architecture': {'width': 3}}])
 def test_a_checkpoint_that_says_nothing_of_its_size(meta, tmp_path, refusal):
   state = {'target': small_weights.single().target.tree()}
-  checkpoint.write(tmp_path / 'src', state, meta)
+  checkpoint_files.write(tmp_path / 'src', state, meta)
   assert str(tmp_path / 'src') in refusal(tmp_path / 'src')
 
 

@@ -74,6 +74,15 @@ def test_the_last_layer_is_the_call(small):
   assert first.shape == (2, 9, 44)
 
 
+def test_attention_is_by_head_and_sums_to_one(small):
+  images = noise(12, 12)
+  last, first, also_last = small.attention(images, [-1, 0, 2])
+  assert first.shape == (2, 2, 9, 9)
+  np.testing.assert_allclose(first.sum(-1), 1, atol=1e-6)
+  np.testing.assert_array_equal(last, also_last)
+  assert np.abs(first - last).max() > 1e-3
+
+
 def test_jit_computes_the_same(small):
   images = noise(12, 12)
   jitted = jax.jit(lambda encoder, x: encoder(x))(small, images)
@@ -179,6 +188,8 @@ def test_other_shapes_are_refused(images, message, small):
 def test_a_layer_that_is_not_there_is_refused(number, small):
   with pytest.raises(ValueError, match=f'layer {number}: expected -3 to 2'):
     small.layers(noise(12, 12), [number])
+  with pytest.raises(ValueError, match=f'layer {number}: expected -3 to 2'):
+    small.attention(noise(12, 12), [number])
 
 
 @pytest.mark.parametrize(

@@ -306,11 +306,11 @@ def test_command_line(run, images):
   done = execute()
   assert done.returncode == 0, done.stderr
   assert done.stdout.endswith('out.npz: 8 images, features of 44\n')
-  # The progress bar and nothing else, such as warnings of Orbax.
+  # Progress and nothing else, such as warnings of Orbax.
   lines = done.stderr.splitlines()
   assert all(line.startswith('features: ') for line in lines if line)
-  assert '8/8' in lines[-1]
-  assert ' images/s' in lines[-1]
+  assert 'features: 8 of 8 images' in lines[-1]
+  assert ' per second' in lines[-1]
   again = execute()
   assert again.returncode == 2
   assert again.stderr.startswith('error: --out: ')

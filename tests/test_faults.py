@@ -64,28 +64,49 @@ def assert_same_run(workdir, other):
   assert curves[0] == curves[1]
 
 
-def test_five_kills_do_not_change_the_result(tmp_path, uninterrupted):
-  rng = random.Random(0)
-  kills = 0
-  while kills < 5:
-    seen = len(tiny.rows(tmp_path)) if has_steps(tmp_path, 1) else 0
-    stale = set((tmp_path / 'checkpoints').glob('*tmp*'))
-    process = start(tmp_path, total_steps=STEPS, data__workers=1)
-    if kills == 2:  # while a checkpoint is being written
-      folder = tmp_path / 'checkpoints'
-      wait_for(
-        lambda f=folder, old=stale: set(f.glob('*.orbax-checkpoint-tmp*')) - old
-      )
-    else:
-      aim = min(seen + rng.randrange(1, 6), STEPS - 1)
-      wait_for(lambda aim=aim: has_steps(tmp_path, aim))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    kills += 1
+def kill(workdir, when, rng):
+  """Starts the run and kills it at a moment of the given kind."""
+  seen = len(tiny.rows(workdir)) if has_steps(workdir, 1) else 0
+  folder = workdir / 'checkpoints'
+  stale = set(folder.glob('*tmp*'))
+  process = start(workdir, total_steps=STEPS, data__workers=1)
+  if when == 'save':
+    wait_for(lambda: set(folder.glob('*.orbax-checkpoint-tmp*')) - stale)
+  elif when == 'start':
+    time.sleep(rng.uniform(0, 8))
+  else:
+    aim = min(seen + rng.randrange(1, 6), STEPS - 1)
+    wait_for(lambda: has_steps(workdir, aim))
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+  ('seed', 'moments'),
+  [
+    (0, ('step', 'step', 'save', 'step', 'step')),
+    *(
+      pytest.param(seed, ('save', 'start', 'step', 'save', 'step'), marks=_SLOW)
+      for seed in (1, 2, 3)
+    ),
+  ],
+)
+def test_five_kills_do_not_change_the_result(
+  tmp_path, uninterrupted, seed, moments
+):
+  rng = random.Random(seed)
+  for when in moments:
+    kill(tmp_path, when, rng)
+  # On a slow machine all kills may come before the first save has ended.
+  saved = [p for p in (tmp_path / 'checkpoints').glob('*') if p.name.isdigit()]
   result = tiny.run(tmp_path, total_steps=STEPS, data__workers=1)
   assert result.returncode == 0, result.stderr
-  assert 'resuming from' in result.stderr
+  assert ('resuming from' in result.stderr) == bool(saved)
+  assert not list((tmp_path / 'checkpoints').glob('*tmp*'))
   assert_same_run(tmp_path, uninterrupted)
 
 

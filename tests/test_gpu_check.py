@@ -15,7 +15,7 @@ import pytest
 import tiny
 from gpu_tasks import Row, Task
 
-from ijepa_jax.models import layers
+from ijepa_jax.models import attention
 
 SHAPE = gpu_attention.Shape(6, 10, 2, 8, True)
 
@@ -122,14 +122,14 @@ def test_a_mistake_becomes_a_row(message, status):
 
 
 def test_attention_that_sees_the_padding_fails(monkeypatch):
-  right = layers.attention
+  right = attention.attend
 
   def wrong(query, key, value, lengths, implementation):
     if query.dtype == jnp.bfloat16:
       lengths = None
     return right(query, key, value, lengths, implementation)
 
-  monkeypatch.setattr(layers, 'attention', wrong)
+  monkeypatch.setattr(attention, 'attend', wrong)
   status, note, values = gpu_attention.check(SHAPE, 'xla', 3, {})
   assert status == gpu_tasks.FAIL
   assert 'gradient at the padding is not 0' in note

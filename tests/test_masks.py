@@ -292,3 +292,34 @@ def test_context_that_cannot_be_large_enough_is_a_user_error(bounds):
   with pytest.raises(errors.UserError, match='min_keep=64') as caught:
     masks.sample_masks(spec, 0, 0, 2)
   assert '\n' not in str(caught.value)
+
+
+# --- Lengths of targets ------------------------------------------------------
+
+
+@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.given(specs(), st.integers(1, 6))
+def test_target_lengths_are_few_rising_and_hold_every_target(spec, count):
+  lengths = masks.target_lengths(spec, count)
+  assert 1 <= len(lengths) <= count
+  assert list(lengths) == sorted(set(lengths))
+  assert lengths[-1] == spec.target_tokens
+  assert all(length % 2 == 0 for length in lengths[:-1])
+
+
+def test_more_target_lengths_pad_less():
+  spec = make_spec(16, context_tokens=50, min_keep=10)
+  steps = range(200)
+  sizes = [masks.sample_masks(spec, 0, s, 1).target_length[0] for s in steps]
+
+  def mean(count):
+    lengths = masks.target_lengths(spec, count)
+    return np.mean([masks.padded_length(lengths, size) for size in sizes])
+
+  assert mean(1) == spec.target_tokens > mean(2) > mean(3) > mean(4)
+  assert mean(4) == np.mean([size + size % 2 for size in sizes])
+
+
+@pytest.mark.parametrize(('size', 'length'), [(1, 4), (4, 4), (5, 8), (8, 8)])
+def test_padded_length_is_the_shortest_that_holds(size, length):
+  assert masks.padded_length((4, 8), size) == length

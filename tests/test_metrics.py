@@ -13,8 +13,8 @@ import types
 
 import pytest
 
-from ijepa_jax.errors import UserError
-from ijepa_jax.metrics import writers
+from ijepa_jax.errors import StorageError, UserError
+from ijepa_jax.metrics import background, writers
 
 
 def make_writer(workdir, **kwargs):
@@ -212,3 +212,24 @@ class TestWandb:
     writer.write(50, {'a': 1.0})
     writer.close()
     assert list((tmp_path / 'wandb').glob('offline-run-*'))
+
+
+class TestBackgroundWriter:
+  def test_rows_are_in_order_and_on_disk_after_flush(self, tmp_path):
+    writer = background.BackgroundWriter(make_writer(tmp_path))
+    for step in range(20):
+      writer.write(step, {'a': step})
+    writer.flush()
+    assert steps_of(tmp_path) == list(range(20))
+    writer.close()
+
+  @pytest.mark.skipif(
+    not pathlib.Path('/dev/full').exists(), reason='needs /dev/full'
+  )
+  def test_an_error_comes_at_a_later_call(self, tmp_path):
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+    writer = background.BackgroundWriter(make_writer(tmp_path))
+    writer.write(1, {'a': 1.0})
+    with pytest.raises(StorageError, match='No space left'):
+      writer.flush()
+    writer.close()

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from ijepa_jax import train_step
-from ijepa_jax.models import flops, layers, predictor, sizes, vit
+from ijepa_jax.models import attention, flops, layers, predictor, sizes, vit
 
 golden_size = cases.golden_size
 
@@ -88,8 +88,27 @@ def test_published_size(
   assert gflop(cut) == pytest.approx(gflop_cut, rel=0.015)
 
 
-def test_hidden_width_of_giant_is_whole():
+def test_hidden_width_of_giant_and_gigantic_is_whole():
   assert sizes.SIZES['vit_giant'].hidden == 6144
+  assert sizes.SIZES['vit_gigantic'].hidden == 8192
+
+
+def test_gigantic_has_1_8_billion_parameters():
+  shapes = nnx.eval_shape(
+    lambda: vit.Encoder(
+      sizes.SIZES['vit_gigantic'],
+      patch_size=14,
+      image_size=224,
+      rngs=nnx.Rngs(0),
+    )
+  )
+  leaves = jax.tree.leaves(nnx.state(shapes))
+  # A block: four kernels, their biases, two norms.
+  width, hidden = 1664, 8192
+  block = 4 * width**2 + 2 * width * hidden + 9 * width + hidden
+  rest = 588 * width + width + 256 * width + 2 * width
+  assert sum(leaf.size for leaf in leaves) == 48 * block + rest
+  assert 1.8e9 < 48 * block + rest < 1.9e9
 
 
 # --- Patches and positions -------------------------------------------------
@@ -137,8 +156,8 @@ def tokens():
 def test_attention_looks_at_the_valid_tokens_only(tokens):
   x = tokens.reshape(16, 5, 2, 4)
   lengths = np.full(16, 3, np.int32)
-  masked = layers.attention(x, x, x, lengths, 'xla')
-  alone = layers.attention(x, x[:, :3], x[:, :3], None, 'xla')
+  masked = attention.attend(x, x, x, lengths, 'xla')
+  alone = attention.attend(x, x[:, :3], x[:, :3], None, 'xla')
   assert cases.difference(masked, alone) < 1e-6
 
 
@@ -147,7 +166,29 @@ def test_attention_is_the_softmax_of_scaled_products(tokens):
   scores = np.einsum('bqhd,bkhd->bhqk', x, x) / np.sqrt(4)
   weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
   theirs = np.einsum('bhqk,bkhd->bqhd', weights, x)
-  ours = layers.attention(x, x, x, None, 'xla')
+  ours = attention.attend(x, x, x, None, 'xla')
+  assert cases.difference(ours, theirs) < 1e-5
+
+
+def test_attention_weights_reproduce_the_block(tokens):
+  """From the weights alone: what a block adds to its input is their doing."""
+
+  @cases.jit
+  def both(model, x):
+    before = jax.tree.map(lambda leaf: leaf[0], model.blocks)(x)
+    block = jax.tree.map(lambda leaf: leaf[1], model.blocks)
+    weights = model.attention_weights(x, [0, 1])[1]
+    _, _, value = block._query_key_value(
+      block.norm1(before), None, layers.identity
+    )
+    y = jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(before.shape)
+    y = before + block.proj(y)
+    y += block.fc2(jax.nn.gelu(block.fc1(block.norm2(y)), approximate=False))
+    return weights, model.norm(y), model(x)
+
+  weights, ours, theirs = both(trunk(), tokens)
+  assert weights.shape == (16, TINY.heads, 5, 5)
+  assert cases.difference(weights.sum(-1), np.ones((16, TINY.heads, 5))) < 1e-6
   assert cases.difference(ours, theirs) < 1e-5
 
 

@@ -96,7 +96,7 @@ def test_requirements_and_extras_name_nothing_twice():
 
 def test_accelerator_extras_exist_in_jax():
   offered = importlib.metadata.metadata('jax').get_all('Provides-Extra')
-  for name in ('cuda12', 'cuda13', 'tpu'):
+  for name in ('cuda12', 'cuda13', 'tpu', 'k8s'):
     (requirement,) = _extras()[name]
     assert requirement.name == 'jax'
     assert requirement.extras <= set(offered)
@@ -115,8 +115,12 @@ def _undeclared(folder: str, extras: tuple[str, ...]) -> dict[str, str]:
 @pytest.mark.parametrize(
   ('folder', 'extras'),
   [
-    ('ijepa_jax', ('wandb', 'parquet', 'torch', 'fast')),
+    (
+      'ijepa_jax',
+      ('wandb', 'parquet', 'torch', 'fast', 'detect', 'visualize'),
+    ),
     ('configs', ()),
+    ('launch', ()),
     ('benchmarks', ('torch', 'interop')),
     ('tests', ('test', 'interop')),
   ],
@@ -145,6 +149,22 @@ def test_every_folder_of_the_package_is_installed():
   folders = {path.parent for path in _python_files('ijepa_jax')}
   assert ROOT / 'ijepa_jax' in folders
   assert [f for f in folders if not (f / '__init__.py').exists()] == []
+
+
+def test_files_that_are_no_python_are_installed():
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / 'setup.cfg')
+  declared = {
+    path
+    for package, pattern in setup['options.package_data'].items()
+    for path in (ROOT / package.replace('.', '/')).glob(pattern)
+  }
+  there = {
+    path
+    for path in (ROOT / 'ijepa_jax').rglob('*')
+    if path.is_file() and path.suffix not in ('.py', '.pyc')
+  }
+  assert there == declared
 
 
 def test_files_fit_in_a_readers_head():

@@ -341,7 +341,9 @@ def test_command_prints_one_line_and_exits_with_2(tmp_path):
   ['--workers=0', '--shard-size=x', '--short-side=0', '--quality=90'],
 )
 def test_option_out_of_range_exits_with_2(option, tmp_path, capsys):
-  with pytest.raises(SystemExit) as info:
+  with pytest.raises(SystemExit) as info, errors.exit_cleanly():
     _prepare(tmp_path, tmp_path, option)
   assert info.value.code == 2
-  assert option.partition('=')[0] in capsys.readouterr().err
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ')
+  assert option.partition('=')[0] in line

@@ -41,15 +41,18 @@ class TestKnn:
 
   def test_near_neighbours_outvote_many_far_ones(self):
     train = np.array([[1, 0], [0.6, 0.8], [0.6, -0.8]], np.float32)
-    labels = np.array([7, 3, 3])
+    labels = {'y': np.array([7, 3, 3])}
     test = np.array([[2, 0]], np.float32)
-    assert probes.knn_accuracy(train, labels, test, [7], k=3) == 1
-    cold = probes.knn_accuracy(train, labels, test, [7], k=3, temperature=10)
-    assert cold == 0
+    assert probes.knn_predict(train, labels, test, k=3)['y'] == [7]
+    cold = probes.knn_predict(train, labels, test, k=3, temperature=10)
+    assert cold['y'] == [3]
 
   def test_more_neighbours_than_images(self):
     x, y = make_features(n=12)
-    assert 0 <= probes.knn_accuracy(x[:8], y[:8], x[8:], y[8:], k=20) <= 1
+    few, many = (
+      probes.knn_predict(x[:8], {'y': y[:8]}, x[8:], k=k) for k in (8, 20)
+    )
+    np.testing.assert_array_equal(few['y'], many['y'])
 
   def test_features_of_zeros_are_harmless(self):
     x, y = make_features(n=60)
@@ -95,10 +98,10 @@ class TestRidge:
   def test_training_set_sorted_by_class(self):
     x, y = make_features(n=500, noise=0.5)
     order = np.argsort(y[:400], kind='stable')
-    accuracy = probes.ridge_accuracy(
-      x[:400][order], y[:400][order], x[400:], y[400:]
+    predicted = probes.ridge_predict(
+      x[:400][order], {'y': y[:400][order]}, x[400:]
     )
-    assert accuracy > 0.95
+    assert probes.accuracy(predicted['y'], y[400:]) > 0.95
 
   def test_constant_features_are_left_out(self):
     x, y = make_features()
@@ -166,6 +169,11 @@ class TestHealth:
     assert health.feature_std(np.array([[0, 1], [2, 5]])) == 1.5
 
 
+def evaluate(train, test, encode):
+  evaluation = online.OnlineEvaluation(train, test)
+  return evaluation.evaluate(*evaluation.features(encode))
+
+
 class TestOnlineEvaluation:
   def make(self, n=120, size=24):
     """Images whose left half is the brighter, the more so the higher `y`."""
@@ -176,9 +184,9 @@ class TestOnlineEvaluation:
     images = images.astype(np.uint8)
 
     def part(rows):
-      return online.LabelledImages(
-        images[rows], {name: y[rows] for name, y in labels.items()}
-      )
+      part = images[rows]
+      named = {name: y[rows] for name, y in labels.items()}
+      return online.LabelledImages(part, named, len(part))
 
     return part(slice(80)), part(slice(80, None))
 
@@ -188,9 +196,10 @@ class TestOnlineEvaluation:
 
     def encode(images):
       seen.append(images)
-      return images.mean((1, 3)).astype(np.float32)  # one value per column
+      # One value per column.
+      return images.images.mean((1, 3)).astype(np.float32)
 
-    results = online.OnlineEvaluation(train, test).evaluate(encode)
+    results = evaluate(train, test, encode)
     assert set(results) == {
       'health/rankme',
       'health/feature_std',
@@ -202,9 +211,9 @@ class TestOnlineEvaluation:
     }
     assert results['probe/side/linear'] > 0.8
     assert results['probe/noise/linear'] < 0.8
-    features = encode(test.images)
+    features = encode(test)
     assert results['health/rankme'] == health.rankme(features)
-    assert any(images is train.images for images in seen)
+    assert any(images is train for images in seen)
 
   def test_pixels_are_probed_small(self, monkeypatch):
     train, test = self.make(size=40)
@@ -216,27 +225,32 @@ class TestOnlineEvaluation:
       return original(x, *args)
 
     monkeypatch.setattr(probes, 'knn_predict', record)
-    results = online.OnlineEvaluation(train, test).pixels()
+    evaluation = online.OnlineEvaluation(train, test)
+    results = evaluation.probe(
+      *evaluation.features(lambda images: online.as_vectors(images.images))
+    )
     assert results['probe/side/linear'] > 0.8
     assert widths == [16 * 16 * 3]
 
   def test_chance_is_the_commonest_class_of_train(self):
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    train = online.LabelledImages(images, {'y': np.array([0, 1, 1, 1])})
-    test = online.LabelledImages(images, {'y': np.array([0, 0, 0, 1])})
+    train = online.LabelledImages(images, {'y': np.array([0, 1, 1, 1])}, 4)
+    test = online.LabelledImages(images, {'y': np.array([0, 0, 0, 1])}, 4)
     assert online.OnlineEvaluation(train, test).chance == {'y': 0.25}
 
   def test_without_labels_health_alone(self):
     train, test = (s._replace(labels={}) for s in self.make())
-    evaluation = online.OnlineEvaluation(train, test)
-    results = evaluation.evaluate(lambda images: images[:, 0, :, 0] / 255)
+    results = evaluate(
+      train, test, lambda images: images.images[:, 0, :, 0] / 255
+    )
     assert {name.split('/')[0] for name in results} == {'health'}
-    assert evaluation.pixels() == {}
 
   def test_features_that_are_not_finite_give_nan(self):
     train, test = self.make()
-    results = online.OnlineEvaluation(train, test).evaluate(
-      lambda images: np.full((len(images), 8), np.nan, np.float32)
+    results = evaluate(
+      train,
+      test,
+      lambda images: np.full((images.total, 8), np.nan, np.float32),
     )
     assert len(results) == 7
     assert np.isnan(list(results.values())).all()

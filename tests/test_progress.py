@@ -157,6 +157,28 @@ class TestHealthWatch:
     assert 'optim.lr' in warnings[0]  # what to try
     assert '\n' not in warnings[0]
 
+  def test_blank_images_are_noticed_before_training(self):
+    """LiDAR as measured with 95 % of the images black, and in collapse."""
+    watch = health.HealthWatch(feature_width=96, warmup_steps=200)
+    (warning,) = watch.check(0, {'health/lidar': 1.1})
+    assert 'LiDAR is 1.10' in warning
+    assert 'masks.png' in warning
+    assert 'optim.lr' not in warning  # no cure for broken data
+    watch = health.HealthWatch(feature_width=96, warmup_steps=200)
+    assert watch.check(600, {'health/lidar': 3.57}) == []
+
+  def test_limits_are_told(self):
+    watch = health.HealthWatch(feature_width=96, warmup_steps=200)
+    watch.check(0, HEALTHY | {'health/rankme': 1000.0})
+    judged = watch.judged['rankme']
+    assert (judged.value, judged.side, judged.bad) == (1000.0, 'below', False)
+    assert judged.limit == pytest.approx(0.05 * 96)
+    assert math.isnan(watch.judged['image_cosine'].limit)  # too early
+    watch.check(1_000, {'health/image_cosine': 0.995})
+    assert watch.judged['image_cosine'] == (0.995, 'above', 0.99)
+    assert watch.judged['image_cosine'].bad
+    assert watch.judged['rankme'] == judged  # as last measured
+
   def test_rising_loss_is_normal(self):
     watch = self.watch()
     for step in range(1_100, 3_000, 100):

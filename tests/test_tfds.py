@@ -1,5 +1,6 @@
 """A real TFDS data set, prepared and read without TensorFlow."""
 
+import dataclasses
 import io
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ijepa_jax import errors
 from ijepa_jax.data import decode, sources
+from ijepa_jax.evaluation import labelled
 
 
 class TinySquares(tfds.core.GeneratorBasedBuilder):
@@ -105,6 +107,26 @@ def test_reads_images_and_all_labels(data_dir):
 def test_other_split(data_dir):
   source = _open('tiny_squares', data_dir, 'test')
   assert _numbers(source) == list(range(20, 25))
+
+
+def test_evaluation_takes_its_splits_by_name_or_slice(data_dir):
+  request = labelled.Request(
+    data='tfds:tiny_squares',
+    train_split='train[:50%]',
+    test_split=None,
+    max_train=None,
+    max_test=3,
+    image_size=8,
+    seed=0,
+    data_dir=data_dir,
+  )
+  train, test = labelled.open_splits(request)
+  assert (len(train), len(test), test.split) == (10, 3, 'test')
+  unknown = dataclasses.replace(request, test_split='dev')
+  with pytest.raises(
+    errors.UserError, match=r'--test-split=dev: .*train, test'
+  ):
+    labelled.open_splits(unknown)
 
 
 def test_slice_of_a_split(data_dir):

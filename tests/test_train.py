@@ -1,21 +1,24 @@
 """The whole loop on tiny shapes, in this process."""
 
+import gc
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from matplotlib.figure import Figure
 from orbax import checkpoint as ocp
 from PIL import Image
 
-from ijepa_jax import checkpoint, errors, train
+from ijepa_jax import checkpoint_files, errors, program, run_files, train
 from ijepa_jax.evaluation import features
 
 
 def saved_state(workdir, step):
   """A checkpoint as numpy arrays, read by Orbax alone."""
-  folder = workdir / checkpoint.FOLDER / str(step) / 'state'
+  folder = workdir / checkpoint_files.FOLDER / str(step) / 'state'
   handler = ocp.PyTreeCheckpointHandler()
   return jax.tree.map(np.asarray, ocp.Checkpointer(handler).restore(folder))
 
@@ -45,13 +48,31 @@ def test_a_run_leaves_rows_checkpoints_and_pictures(tmp_path, capsys):
     'health/prediction_target_cosine',
   }
   assert expected <= rows[-2].keys()
-  assert {'probe/count/knn', 'probe/shape/linear'} <= rows[-1].keys()
+  measured = {
+    'probe/count/knn',
+    'probe/shape/linear',
+    'health/lidar',
+    'rankme_block/03',
+    'attention_entropy/00',
+  }
+  assert measured <= rows[-1].keys()
+  assert {'chance/count', 'pixels/probe/count/knn'} <= rows[0].keys()
   for name in ('masks.png', 'curves.png'):
     assert Image.open(tmp_path / name).size > (500, 300)
   assert 'encoder' in (tmp_path / 'parameters.txt').read_text()
   printed = capsys.readouterr().out
   assert str(tmp_path / 'checkpoints' / '6') in printed
   assert '--config=configs/folder.py' in printed
+
+
+def test_drawing_while_training_leaves_no_garbage(tmp_path):
+  gc.collect()
+  gc.disable()  # a large heap is looked through seldom, and so piles up
+  try:
+    train.train(tiny.config(total_steps=2, eval__every=1), tmp_path)
+    assert not [o for o in gc.get_objects() if isinstance(o, Figure)]
+  finally:
+    gc.enable()
 
 
 def test_the_loss_falls(tmp_path):
@@ -84,6 +105,12 @@ def test_a_finished_run_prints_its_table_again(tmp_path, capsys):
   train.train(config, tmp_path)
   assert 'Trained 2 steps' in capsys.readouterr().out
   assert tiny.rows(tmp_path) == rows
+  starts = run_files.read(tmp_path).starts
+  assert [start['step'] for start in starts] == [0, 2]
+  assert starts[0]['steps'] == 2
+  assert starts[0]['command'] == sys.orig_argv
+  assert starts[0]['versions']['jax'] == jax.__version__
+  assert 'JAX_PLATFORMS' in starts[0]['variables']
 
 
 def test_checkpoints_are_kept_by_count_and_by_period(tmp_path):
@@ -242,3 +269,25 @@ def test_the_encoder_that_is_judged_is_the_target(tmp_path, monkeypatch):
 def test_cudnn_without_a_gpu_is_one_line(tmp_path):
   with pytest.raises(errors.UserError, match=r'model\.attention'):
     train.train(tiny.config(model__attention='cudnn'), tmp_path)
+
+
+def test_buckets_of_targets_change_no_number(tmp_path, monkeypatch):
+  used = []
+
+  def call(self, state, batch, schedule, original=program.Step.__call__):
+    used.append(batch['target'].shape[-1])
+    return original(self, state, batch, schedule)
+
+  monkeypatch.setattr(program.Step, '__call__', call)
+  losses = []
+  for buckets in (1, 2):
+    config = tiny.config(
+      total_steps=8,
+      model__target_buckets=buckets,
+      mask__target_scale=(0.15, 0.4),
+    )
+    train.train(config, tmp_path / str(buckets))
+    rows = tiny.rows(tmp_path / str(buckets))
+    losses.append([row['train/loss'] for row in rows])
+  np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
+  assert (len(set(used[:8])), len(set(used[8:]))) == (1, 2)

@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ijepa_jax.errors import UserError
+from ijepa_jax.metrics import series
 from ijepa_jax.visualize import curves, masks
 from ijepa_jax.visualize import figure as fig
 
@@ -107,6 +109,20 @@ class TestCurves:
       assert f'Probes of "{label}"' in titles
     assert 'Loss' in titles
 
+  def test_a_line_for_every_block(self, tmp_path, monkeypatch):
+    rows = make_rows()
+    for row in rows:
+      row |= {f'rankme_block/{block:02}': block + 1 for block in range(12)}
+    lines = []
+    original = Axes.plot
+    monkeypatch.setattr(
+      Axes, 'plot', lambda *a, **k: (lines.append(a), original(*a, **k))[1]
+    )
+    titles = panel_titles(monkeypatch, tmp_path / 'c.png', rows)
+    assert {'LiDAR', 'RankMe by block', 'Attention entropy'} <= set(titles)
+    heights = [line[2][0] for line in lines if len(set(line[2])) == 1]
+    assert set(range(1, 13)) <= set(heights)
+
   def test_baselines_are_no_labels(self, tmp_path, monkeypatch):
     rows = make_rows()
     rows[0]['pixels/probe/label/linear'] = 0.3
@@ -137,11 +153,11 @@ class TestCurves:
 
   def test_smoothing_keeps_a_straight_line(self):
     values = np.linspace(3, 1, 500)
-    np.testing.assert_allclose(curves._smooth(values), values)
+    np.testing.assert_allclose(series.smooth(values), values)
 
   def test_smoothing_removes_noise(self):
     noise = np.random.default_rng(0).normal(size=1_000)
-    assert curves._smooth(noise)[100:-100].std() < 0.4
+    assert series.smooth(noise)[100:-100].std() < 0.4
 
 
 class TestSave:

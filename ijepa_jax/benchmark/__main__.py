@@ -13,8 +13,9 @@ checkpoint  time that the training loop loses to a save
 all         these five, one after the other
 
 Fields are set as in training: --config.FIELD=VALUE. `step` and `checkpoint`
-need no data. With --vs, `step` also times another command in turn with ours;
-the last line it prints must be a JSON object with "images_per_second".
+need no data. With --vs, `step` and `masks` also time another command in turn
+with ours; the last line it prints must be a JSON object with
+"images_per_second", or for `masks` with "samples_per_second".
 """
 
 import argparse
@@ -24,7 +25,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from ijepa_jax import errors
 from ijepa_jax.config import arguments, command
@@ -33,13 +34,6 @@ from ijepa_jax.config.field import closest
 # In this order: `startup` first, while no accelerator is taken.
 _ALL = ('startup', 'masks', 'input', 'step', 'checkpoint')
 _KINDS = ('step', 'input', 'masks', 'startup', 'checkpoint', 'all')
-
-
-class _Parser(argparse.ArgumentParser):
-  """Ends in one line, like every command here."""
-
-  def error(self, message: str) -> NoReturn:
-    raise errors.UserError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args, config_arguments = _parse(argv)
   kinds = _ALL if args.kind == 'all' else (args.kind,)
   config = None
-  if config_arguments or kinds != ('masks',):
+  if config_arguments or kinds != ('masks',) or args.vs is not None:
     config, _ = command.parse(['benchmark', *config_arguments])
   if args.vs is not None:
     # The other command may want the same accelerator. Before JAX is imported.
@@ -110,11 +104,13 @@ def _measure(
     result = step.measure_trial(trial(), **limits)
     yield 'step', step.table(result), result
   if args.vs is not None:
-    result = compare.measure(
-      functools.partial(trial().images_per_second, **limits),
-      args.vs,
-      pairs=args.pairs,
-    )
+    if args.kind == 'masks':
+      name = 'samples_per_second'
+      ours = functools.partial(masks.speed_of, config)
+    else:
+      name = 'images_per_second'
+      ours = functools.partial(trial().images_per_second, **limits)
+    result = compare.measure(ours, args.vs, pairs=args.pairs, name=name)
     yield 'comparison', compare.table(result), result
   if 'checkpoint' in kinds:
     result = checkpoints.measure(trial(), args.dir)
@@ -123,7 +119,7 @@ def _measure(
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   """Our options, and the arguments that are the config's."""
-  parser = _Parser(
+  parser = arguments.Parser(
     prog='python -m ijepa_jax.benchmark',
     description=__doc__,
     usage='%(prog)s KIND --config=FILE [--config.FIELD=VALUE ...] [options]',
@@ -148,7 +144,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     help='time for one measurement of step or input (default %(default)s)',
   )
   parser.add_argument(
-    '--vs', metavar='COMMAND', help='with step: time this in turn with ours'
+    '--vs',
+    metavar='COMMAND',
+    help='with step or masks: time this in turn with ours',
   )
   parser.add_argument(
     '--pairs',
@@ -171,24 +169,18 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       f"'{kind}': expected one of {', '.join(_KINDS)}; nearest: "
       f'{closest(kind, _KINDS)}'
     )
-  args, config_arguments = parser.parse_known_args(rest)
+  args, config_arguments = arguments.parse_with_config(parser, rest)
   args.kind = kind
   _check(args)
-  known = ['config', 'help', *(name for name in vars(args) if name != 'kind')]
-  for argument in config_arguments:
-    name = argument.removeprefix('--').removeprefix('no').partition('=')[0]
-    ours = not argument.startswith('--') or name.split('.')[0] == 'config'
-    if not ours:
-      raise errors.UserError(
-        f'unknown flag --{name}; nearest: --{closest(name, known)}'
-      )
   return args, config_arguments
 
 
 def _check(args: argparse.Namespace) -> None:
   """Refuses options that cannot work before anything is measured."""
-  if args.vs is not None and args.kind != 'step':
-    raise errors.UserError(f'--vs: expected the kind step, not {args.kind}')
+  if args.vs is not None and args.kind not in ('step', 'masks'):
+    raise errors.UserError(
+      f'--vs: expected the kind step or masks, not {args.kind}'
+    )
   if args.dir is not None:
     if args.kind not in ('checkpoint', 'all'):
       raise errors.UserError(f'--dir: expected checkpoint, not {args.kind}')

@@ -1,17 +1,18 @@
 """Draws records of `python -m ijepa_jax.benchmark` as one picture.
 
-  python -m ijepa_jax.benchmark.chart benchmarks/results/*.json --out=speed.png
+  python -m ijepa_jax.benchmark.chart benchmarks/results --out=speed.png
 
-One panel for each kind of measurement that the files hold, with the medians as
-bars and the quartiles as lines; of a comparison every pair is a dot.
+Takes files, and directories, of which it draws the records that they hold. A
+panel for each kind of measurement: medians as bars, quartiles as black lines;
+of a comparison every pair is a dot. Dashed lines are this project's targets.
 """
 
 import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,29 +20,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ijepa_jax import errors
 from ijepa_jax.benchmark import report
+from ijepa_jax.benchmark.panels import Panel, make_panels
+from ijepa_jax.config import arguments
 from ijepa_jax.visualize import figure as fig
 
 _BLUE, _RED = '#0072B2', '#D55E00'
-_WIDTH = 10.0  # inches
-_ROW, _FRAME = 0.34, 1.05  # height of a row, and around the rows of a panel
-
-
-class Bar(NamedTuple):
-  """A row of a panel."""
-
-  label: str
-  value: float
-  quartiles: Sequence[float] = ()
-  dots: Sequence[float] = ()
-
-
-class Panel(NamedTuple):
-  """Bars of one unit."""
-
-  title: str
-  unit: str
-  bars: list[Bar]
-  line: float | None = None  # where both are equal
+# Of the parts of a bar; told apart from each neighbour by lightness.
+_PARTS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#F0E442',
+          '#999999', '#000000')  # fmt: skip
+_WIDTH = 15.0  # inches, of two columns
+_ROW, _FRAME = 0.28, 0.85  # height of a row, and around the rows of a panel
+# Of what stands between a panel and its title, in points.
+_LINE, _POINTS_PER_INCH = 11.0, 72
+_LEGEND_COLUMNS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,18 +42,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv: its arguments, default those of the process.
 
   Raises:
-    UserError: a file is no record, or holds nothing to draw.
+    UserError: a file is no record, or there is nothing to draw.
   """
-  parser = argparse.ArgumentParser(
+  parser = arguments.Parser(
     prog='python -m ijepa_jax.benchmark.chart',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE')
+  parser.add_argument('paths', nargs='+', type=pathlib.Path, metavar='PATH')
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='PNG')
   args = parser.parse_args(argv)
-  draw(args.out, [read(path) for path in args.files])
+  records = [record for path in args.paths for record in _records(path)]
+  draw(args.out, records)
   print(args.out)
+
+
+def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The record in a file, or all records in a directory."""
+  if not path.is_dir():
+    yield read(path)
+    return
+  for file in sorted(path.glob('*.json')):
+    if _is_record(content := _json(file)):
+      yield content
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -71,23 +73,29 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: there is none.
   """
+  content = _json(path)
+  if not _is_record(content):
+    raise errors.UserError(
+      f'{path}: expected what `python -m ijepa_jax.benchmark --json` writes'
+    )
+  return content
+
+
+def _json(path: pathlib.Path) -> Any:
   try:
-    record = json.loads(path.read_text())
+    return json.loads(path.read_text())
   except OSError as error:
     raise errors.UserError(f'{path}: {error.strerror}') from error
   except ValueError as error:
     raise errors.UserError(f'{path}: no JSON: {error}') from error
-  if not isinstance(record, dict) or not isinstance(
-    record.get('results'), dict
-  ):
-    raise errors.UserError(
-      f'{path}: expected what `python -m ijepa_jax.benchmark --json` writes'
-    )
-  return record
 
 
-def draw(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  """Draws the panels of all records, one below the other.
+def _is_record(content: Any) -> bool:
+  return isinstance(content, dict) and isinstance(content.get('results'), dict)
+
+
+def draw(path: pathlib.Path, records: Sequence[dict[str, Any]]) -> None:
+  """Draws the panels of all records in two columns.
 
   Args:
     path: of the PNG, written atomically.
@@ -96,159 +104,118 @@ def draw(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   Raises:
     UserError: nothing to draw, or the file cannot be written.
   """
-  panels = list(_panels(records))
+  panels = make_panels(records)
   if not panels:
     raise errors.UserError(
-      'nothing to draw: expected results of step, --vs, input, masks or startup'
+      'nothing to draw: expected records of `python -m ijepa_jax.benchmark`'
     )
-  heights = [_FRAME + _ROW * len(panel.bars) for panel in panels]
-  figure = Figure(figsize=(_WIDTH, sum(heights)), layout='constrained')
-  axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[
-    :, 0
-  ]
-  for axis, panel in zip(axes, panels):
-    _draw(axis, panel)
+  # Read from top to bottom, first the left column, then the right one.
+  total, above = sum(map(_height, panels)), 0.0
+  columns: list[list[Panel]] = [[], []]
+  for panel in panels:
+    columns[above + _height(panel) / 2 > total / 2].append(panel)
+    above += _height(panel)
+  columns = [column for column in columns if column]
+  height = max(sum(map(_height, column)) for column in columns)
+  figure = Figure(
+    figsize=(_WIDTH / 2 * len(columns), height), layout='constrained'
+  )
+  parts = figure.subfigures(1, len(columns), squeeze=False, wspace=0.03)[0]
+  for part, column in zip(parts, columns):
+    heights = [_height(panel) for panel in column]
+    # What a column is shorter than the other stays empty, below.
+    heights.append(height - sum(heights) + 1e-3)
+    axes = part.subplots(len(heights), squeeze=False, height_ratios=heights)
+    axes[-1, 0].set_axis_off()
+    for axis, panel in zip(axes[:, 0], column):
+      _draw(axis, panel)
   fig.save(figure, path)
 
 
-def _panels(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
-  """A panel for each kind that there is."""
-
-  def found(kind: str) -> list[tuple[Mapping[str, Any], Any]]:
-    held = [(record, record['results']) for record in records]
-    return [(record, inner[kind]) for record, inner in held if kind in inner]
-
-  if comparisons := found('comparison'):
-    yield Panel(
-      'Training step against another program',
-      'ratio of images per second, pair by pair',
-      [
-        Bar(
-          _against(
-            record['results']['step']['name'], result['pairs'][0]['said']
-          ),
-          result['ratio']['median'],
-          dots=[pair['ratio'] for pair in result['pairs']],
-        )
-        for record, result in comparisons
-      ],
-      line=1.0,
-    )
-  if steps := found('step'):
-    yield Panel(
-      'Training step',
-      'images per second',
-      [
-        _bar(
-          f'{_short(result["name"])}, {record["machine"]["device_kind"]}',
-          result['images_per_second'],
-        )
-        for record, result in steps
-      ],
-    )
-  if masks := found('masks'):
-    yield Panel(
-      'Mask sampler',
-      masks[0][1]['unit'],
-      [
-        _bar(
-          f'{case["image_size"]}/{case["patch_size"]} {case["keep"]}, batch '
-          f'{case["batch_size"]}',
-          case,
-        )
-        for _, result in masks
-        for case in result['cases']
-      ],
-    )
-  if inputs := found('input'):
-    yield Panel(
-      'Input pipeline',
-      'images per second of CPU time',
-      [bar for _, result in inputs for bar in _input_rates(result)],
-    )
-    for _, result in inputs:
-      yield Panel(
-        f'Input pipeline by stage: {_input_name(result)}',
-        'microseconds of CPU time per image',
-        [
-          _bar(name, stage['cpu'])
-          for name, stage in result['stages'].items()
-          if stage is not None
-        ],
-      )
-  for _, result in found('startup'):
-    yield Panel(
-      'Start of a run, by compilation cache',
-      'seconds to the end of the first step',
-      [
-        Bar(f'cache {cache}', start['total'])
-        for cache, start in result['first_step'].items()
-      ],
-    )
+def _height(panel: Panel) -> float:
+  """Inches."""
+  lines = sum(1 + bar.label.count('\n') for bar in panel.bars)
+  return _FRAME + _ROW * lines + _above(panel) / _POINTS_PER_INCH
 
 
-def _bar(label: str, spread: Mapping[str, Any]) -> Bar:
-  return Bar(label, spread['median'], spread['quartiles'])
+def _above(panel: Panel) -> float:
+  """Points between a panel and its title: lines of legend and targets."""
+  legend = -(-len(_parts(panel)) // _LEGEND_COLUMNS)
+  return _LINE * (legend + len(panel.targets))
 
 
-def _against(name: str, said: Mapping[str, Any]) -> str:
-  """Our step, and what the other program says that it used."""
-  used = ', '.join(option for option, value in said.items() if value is True)
-  return f'{_short(name)}\nagainst {used}' if used else _short(name)
-
-
-def _input_name(result: Mapping[str, Any]) -> str:
-  return f'{result["source"]}, decode={result["decode"]}'
-
-
-def _input_rates(result: Mapping[str, Any]) -> Iterator[Bar]:
-  """The bare loop and the pipeline beside it."""
-  name = _input_name(result)
-  yield _bar(f'{name}: bare Pillow loop', result['bare']['cpu'])
-  for workers, rate in result['workers'].items():
-    plural = '' if workers == '1' else 's'
-    yield _bar(f'{name}: {workers} worker{plural}', rate['cpu'])
-
-
-def _short(name: str) -> str:
-  """The model and its batch, of the name of a step."""
-  return ', '.join(name.partition(';')[0].split(', ')[:2])
+def _parts(panel: Panel) -> list[str]:
+  """The names of what the bars of a panel are made of."""
+  return list(dict.fromkeys(part for bar in panel.bars for part in bar.parts))
 
 
 def _draw(axis: Axes, panel: Panel) -> None:
   axis.set_title(
-    panel.title, loc='left', fontsize=10, color=fig.INK, weight='bold'
+    panel.title,
+    loc='left',
+    fontsize=11,
+    color=fig.INK,
+    weight='bold',
+    pad=4 + _above(panel),
   )
-  axis.set_xlabel(panel.unit, color=fig.MUTED, fontsize=8)
+  axis.set_xlabel(panel.unit, color=fig.MUTED, fontsize=9)
   axis.spines[['top', 'right', 'left']].set_visible(False)
   axis.spines['bottom'].set_color(fig.FAINT)
-  axis.tick_params(colors=fig.MUTED, labelsize=8, length=0)
+  axis.tick_params(colors=fig.MUTED, labelsize=9, length=0)
   axis.grid(axis='x', color=fig.FAINT, linewidth=0.5)
   axis.set_axisbelow(True)
   axis.xaxis.set_major_locator(MaxNLocator(6))
   axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:,.6g}'))
 
-  rows = range(len(panel.bars))
-  axis.barh(rows, [bar.value for bar in panel.bars], 0.6, color=_BLUE)
-  largest = 0.0
-  for row, bar in zip(rows, panel.bars):
-    if bar.quartiles:
-      axis.plot(bar.quartiles, [row, row], color=fig.INK, linewidth=1.2)
-    if bar.dots:
-      axis.plot(
-        bar.dots, [row] * len(bar.dots), '.', color=fig.INK, markersize=5
-      )
+  largest = max(panel.targets.values(), default=0.0)
+  _draw_bars(axis, panel)
+  for row, bar in enumerate(panel.bars):
+    axis.plot(bar.quartiles, [row] * len(bar.quartiles), color=fig.INK)
+    axis.plot(bar.dots, [row] * len(bar.dots), '.', color=fig.INK, zorder=3)
     end = max(bar.value, *bar.quartiles, *bar.dots, 0.0)
     largest = max(largest, end)
     axis.annotate(
       report.number(bar.value), (end, row), (5, 0),
-      textcoords='offset points', va='center', fontsize=8, color=fig.INK,
+      textcoords='offset points', va='center', fontsize=9, color=fig.INK,
+      bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5},
     )  # fmt: skip
-  if panel.line is not None:
-    axis.axvline(panel.line, color=_RED, linewidth=1, linestyle='--')
-  axis.set_yticks(rows, [bar.label for bar in panel.bars], color=fig.INK)
-  axis.set_ylim(len(panel.bars) - 0.5, -0.5)  # the first on top
-  axis.set_xlim(0, 1.12 * largest)  # room for the numbers
+  _draw_targets(axis, panel)
+  labels = [bar.label for bar in panel.bars]
+  axis.set_yticks(range(len(labels)), labels, color=fig.INK)
+  axis.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
+  axis.set_xlim(0, 1.13 * largest)  # room for the numbers
+
+
+def _draw_bars(axis: Axes, panel: Panel) -> None:
+  """Bars of one colour, or made of parts with a legend."""
+  rows = range(len(panel.bars))
+  parts = _parts(panel)
+  if not parts:
+    axis.barh(rows, [bar.value for bar in panel.bars], 0.62, color=_BLUE)
+    return
+  left = [0.0] * len(panel.bars)
+  for number, part in enumerate(parts):
+    values = [bar.parts.get(part, 0.0) for bar in panel.bars]
+    color = _PARTS[number % len(_PARTS)]
+    axis.barh(rows, values, 0.62, left, color=color, label=part)
+    left = [sum(both) for both in zip(left, values)]
+  axis.legend(
+    loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.1,
+    ncols=_LEGEND_COLUMNS, fontsize=8, frameon=False, labelspacing=0.2,
+    handlelength=1, columnspacing=1,
+  )  # fmt: skip
+
+
+def _draw_targets(axis: Axes, panel: Panel) -> None:
+  """Dashed lines, named one above the other: some are close together."""
+  first = _above(panel) - _LINE * len(panel.targets)
+  for number, (name, value) in enumerate(panel.targets.items()):
+    above = first + _LINE * number
+    axis.axvline(value, color=_RED, linewidth=1.2, linestyle='--')
+    axis.annotate(
+      name, (value, 1), (2, above + 2), xycoords=('data', 'axes fraction'),
+      textcoords='offset points', fontsize=8, color=_RED,
+    )  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -34,16 +34,21 @@ def check(command: str) -> list[str]:
 
 
 def measure(
-  ours: Callable[[], float], command: str, *, pairs: int = 5
+  ours: Callable[[], float],
+  command: str,
+  *,
+  pairs: int = 5,
+  name: str = 'images_per_second',
 ) -> dict[str, Any]:
   """Times ours and the other in turn.
 
   Args:
-    ours: runs for a while and gives images per second.
+    ours: runs for a while and gives a speed.
     command: split as a shell would, run without one. The last line it prints
-      is a JSON object with `images_per_second`, or the record of
+      is a JSON object with `name`, or the record of
       `python -m ijepa_jax.benchmark step --json=-`.
     pairs: how often.
+    name: of the speed.
 
   Returns:
     Ready for JSON: the `ratio` ours / theirs with median and quartiles, and
@@ -53,14 +58,15 @@ def measure(
     UserError: the command fails, or says something else.
   """
   words = check(command)
+  unit = name.replace('_', ' ')
   rows = []
   for pair in range(1, pairs + 1):
     mine = ours()
-    report.say(f'pair {pair} of {pairs}: ours {report.number(mine)} images/s')
+    report.say(f'pair {pair} of {pairs}: ours {report.number(mine)} {unit}')
     said = _run(words)
-    theirs = _images_per_second(said, command)
+    theirs = _speed(said, name, command)
     report.say(
-      f'pair {pair} of {pairs}: theirs {report.number(theirs)} images/s, '
+      f'pair {pair} of {pairs}: theirs {report.number(theirs)}, '
       f'ratio {mine / theirs:.2f}'
     )
     rows.append(
@@ -68,7 +74,7 @@ def measure(
     )
   return {
     'command': command,
-    'unit': 'images per second',
+    'unit': unit,
     'ratio': record.spread([row['ratio'] for row in rows]),
     'ours': record.spread([row['ours'] for row in rows]),
     'theirs': record.spread([row['theirs'] for row in rows]),
@@ -117,17 +123,17 @@ def _run(words: list[str]) -> Any:
     return None
 
 
-def _images_per_second(said: Any, command: str) -> float:
+def _speed(said: Any, name: str, command: str) -> float:
   """The speed in what a command said."""
   speed = None
   if isinstance(said, dict):
-    speed = said.get('images_per_second')
+    speed = said.get(name)
     if {'results', 'command'} <= said.keys():  # a record of ours
       step = said['results'].get('step', {})
-      speed = step.get('images_per_second', {}).get('median')
+      speed = step.get(name, {}).get('median')
   if not isinstance(speed, int | float) or speed <= 0:
     raise errors.UserError(
       f'--vs={command}: expected as its last line a JSON object with '
-      '"images_per_second", a number above 0'
+      f'"{name}", a number above 0'
     )
   return float(speed)

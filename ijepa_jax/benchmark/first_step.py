@@ -3,8 +3,8 @@
   python -m ijepa_jax.benchmark.first_step --config=FILE [--config.FIELD=VALUE]
 
 The same order as in `train`, without what it writes and without an evaluation.
-`startup` runs it and reads the last line: seconds per stage as JSON, and how
-many programs came out of the persistent compilation cache.
+`startup` runs it and reads the last line: what was started, seconds per stage,
+and whether the step came out of the persistent compilation cache, as JSON.
 """
 
 import collections
@@ -37,13 +37,21 @@ def main() -> None:
   config, _ = command.parse(sys.argv)
   import jax
 
-  from ijepa_jax import program, resume, sharding, train, train_step
-  from ijepa_jax.benchmark.trial import small_schedule
+  from ijepa_jax import (
+    compilation_cache,
+    program,
+    resume,
+    sharding,
+    train,
+    train_step,
+  )
+  from ijepa_jax.benchmark.trial import name_of, small_schedule
   from ijepa_jax.data import pipeline, sources
 
   del train  # all that a run imports
   end('import')
 
+  compilation_cache.enable(config.compilation_cache)
   mesh = sharding.make_mesh(config)
   end('devices')
   source = sources.training_source(config)
@@ -72,12 +80,12 @@ def main() -> None:
   with pipeline.batches(dataset, 0, 1, config.data.workers) as batches:
     batch = next(batches)
   end('first batch')
-  batch = {name: batch[name] for name in train_step.DEVICE_FIELDS}
-  device_batch = sharding.put_batch(mesh, batch)
+  device_batch = sharding.put_batch(mesh, step.cut(batch))
   jax.block_until_ready(step(state, device_batch, small_schedule(config)))
   end('first step')
   hits = events['/jax/compilation_cache/cache_hits']
-  print(json.dumps({'seconds': stages, 'step_from_cache': hits > 0}))
+  made = {'name': name_of(config, mesh), 'seconds': stages}
+  print(json.dumps({**made, 'step_from_cache': hits > 0}))
 
 
 if __name__ == '__main__':

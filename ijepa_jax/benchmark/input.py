@@ -2,8 +2,9 @@
 
 The yardstick is a bare loop without a framework: Pillow decodes a file that is
 in memory already, crops it, and resizes the crop bilinearly. It takes turns
-with everything else, on as many cores, and a share is of its speed in the same
-turn. All work on the same few records.
+with everything else, and a share is of its speed in the same turn: of one loop
+alone, and of as many at once as there are workers, which may be slower where
+cores share caches and memory. All work on the same few records.
 
 Speed is per second of CPU time, of all processes together: this is what a core
 can do, however busy the machine is. Wall time is reported beside it.
@@ -82,9 +83,10 @@ def measure(
   Returns:
     Ready for JSON. `bare`, the bare loop, and `workers`, the pipeline by
     number of workers: images per second of CPU time (`cpu`) and by the clock
-    (`wall`), medians with quartiles; for workers also `share`, of the bare
-    loop per CPU second, and `main_cpu`, microseconds per image that the main
-    process spends to receive them. `stages`: microseconds per image, or None
+    (`wall`), medians with quartiles; for workers also, per CPU second, `share`
+    of the bare loop alone and `share_at_once` of as many loops as workers, and
+    `main_cpu`, microseconds per image that the main process spends to receive
+    them. `stages`: microseconds per image, or None
     for a stage that the source does not have; with `share` of the sum.
   """
   config = config.copy_and_resolve_references()
@@ -111,15 +113,13 @@ def table(result: dict[str, Any]) -> str:
   """The result of `measure` for people."""
   bare = result['bare']
   rows: list[tuple[str, ...]] = [
-    ('', 'images/s/core', '', 'of the bare loop', 'images/s by clock')
+    ('', 'images/s/core', '', 'of a bare loop alone', 'of as many at once')
+    + ('images/s by clock',)
   ]
-  rows += [_row('bare Pillow loop', bare, '')]
+  rows += [_row('bare Pillow loop', bare, '', '')]
   for workers, spread in result['workers'].items():
-    share = f'{spread["share"]["median"]:.0%}'
-    low, high = spread['share']['quartiles']
-    rows.append(
-      _row(f'{workers} workers', spread, f'{share} ({low:.0%} - {high:.0%})')
-    )
+    shares = (_percent(spread[name]) for name in ('share', 'share_at_once'))
+    rows.append(_row(f'{workers} workers', spread, *shares))
   stages: list[tuple[str, ...]] = [
     ('stage', 'us of CPU per image', '', 'share')
   ]
@@ -152,11 +152,16 @@ def table(result: dict[str, Any]) -> str:
   )
 
 
-def _row(name: str, spread: dict[str, Any], share: str) -> tuple[str, ...]:
+def _row(name: str, spread: dict[str, Any], *shares: str) -> tuple[str, ...]:
   cpu = spread['cpu']
   wall = report.number(spread['wall']['median'])
   median = report.number(cpu['median'])
-  return (name, median, report.quartiles(cpu), share, wall)
+  return (name, median, report.quartiles(cpu), *shares, wall)
+
+
+def _percent(share: dict[str, Any]) -> str:
+  low, high = share['quartiles']
+  return f'{share["median"]:.0%} ({low:.0%} - {high:.0%})'
 
 
 class _Bench:
@@ -197,9 +202,12 @@ class _Bench:
     }
     pipelines = {}
     for workers in _WORKERS:
-      # Again beside each, on as many cores: they share memory and caches.
-      bare = _timed(self._bare, count, cores=max(1, workers))
-      pipelines[workers] = (bare, *_pipeline(self._dataset, workers))
+      # Again beside each: the machine may be busier than it was.
+      alone = at_once = _timed(self._bare, count)
+      if workers > 1:
+        at_once = _timed(self._bare, count, cores=workers)
+      spent_here, main = _pipeline(self._dataset, workers)
+      pipelines[workers] = (spent_here, main, alone, at_once)
     return {'spent': spent, 'drawn': self._drawn, 'pipelines': pipelines}
 
   def _bare(self) -> None:
@@ -295,15 +303,15 @@ def _summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
   """The parts of the result that come from the turns."""
   workers = {}
   for count in _WORKERS:
-    pairs = [turn['pipelines'][count] for turn in turns]
+    pipelines = [turn['pipelines'][count] for turn in turns]
+    all_spent, mains, alone, at_once = map(list, zip(*pipelines))
     workers[str(count)] = {
-      **_speed([spent for _, spent, _ in pairs]),
-      'share': record.spread(
-        [bare.cpu / spent.cpu for bare, spent, _ in pairs]
-      ),
+      **_speed(all_spent),
+      'share': _share(alone, all_spent),
+      'share_at_once': _share(at_once, all_spent),
     }
     if count:
-      main = record.spread([1e6 * main for *_, main in pairs])
+      main = record.spread([1e6 * main for main in mains])
       workers[str(count)]['main_cpu'] = main
   rows = [_stages(turn['spent'], turn['drawn']) for turn in turns]
   stages: dict[str, Any] = {}
@@ -346,6 +354,11 @@ def _rest(whole: _Spent, *parts: _Spent) -> _Spent:
     whole.cpu - sum(part.cpu for part in parts),
     whole.wall - sum(part.wall for part in parts),
   )
+
+
+def _share(bare: list[_Spent], spent: list[_Spent]) -> dict[str, Any]:
+  """Of the bare loop's speed, turn by turn."""
+  return record.spread([a.cpu / b.cpu for a, b in zip(bare, spent)])
 
 
 def _speed(spent: list[_Spent]) -> dict[str, Any]:

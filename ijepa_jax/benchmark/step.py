@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ijepa_jax import accelerators, program
-from ijepa_jax.benchmark import record, report
+from ijepa_jax.benchmark import host, record, report
 from ijepa_jax.benchmark.trial import Trial, peak_bytes
 from ijepa_jax.data import masks
 
@@ -37,7 +37,8 @@ def measure(
     is no work; `utilisation`, or None where the device's peak is not known;
     `tokens`, valid (mean) and padded; `peak_memory_bytes` of a device and its
     `peak_memory_source`; `host_seconds_per_step`, of which nothing waits for
-    the device; `xla_cost`; `compile_seconds`.
+    the device: to fetch a batch that is ready, to hand it over, to start the
+    step, and to log; `xla_cost`; `compile_seconds`.
 
   Raises:
     UserError: the config cannot run on these devices.
@@ -56,7 +57,8 @@ def measure_trial(
   tokens, flops = _useful(config, trial.spec)
   peak = accelerators.peak_flops(jax.devices()[0].device_kind)
   rate_flops = flops * rate['median']
-  cost = trial.compiled.cost_analysis() or {}
+  cost = trial.compiled.largest.cost_analysis() or {}
+  batch = trial.batch()
   return {
     'name': trial.name,
     'batch_size': config.batch_size,
@@ -69,6 +71,8 @@ def measure_trial(
     'host_seconds_per_step': {
       'put_batch': record.spread(timed.put),
       'dispatch': record.spread(timed.dispatch),
+      'fetch_batch': host.fetch(batch, config.data.workers),
+      'log': host.log(config, {'loss': trial.loss}, batch),
     },
     **_memory(trial),
     'state': _state(trial),
@@ -87,13 +91,13 @@ def measure_trial(
 def table(result: dict[str, Any]) -> str:
   """The result of `measure` for people."""
   rate, step = result['images_per_second'], result['seconds_per_step']
-  host, cost = result['host_seconds_per_step'], result['xla_cost']
+  host_seconds, cost = result['host_seconds_per_step'], result['xla_cost']
   share = result['utilisation']
   once = ', loops counted once' if cost['loops_counted_once'] else ''
 
   def tokens(name: str) -> str:
     values = result['tokens'][name]
-    return f'{values["valid"]:.1f} of {values["padded"]}'
+    return f'{values["valid"]:.1f} of {values["padded"]:g}'
 
   rows = [
     (
@@ -112,8 +116,10 @@ def table(result: dict[str, Any]) -> str:
     else ('utilisation', 'unknown', 'like the peak of this device'),
     ('context tokens', tokens('context'), 'mean valid of padded'),
     ('target tokens', tokens('target'), 'of one block'),
-    ('host, batch', report.seconds(host['put_batch']['median'])),
-    ('host, dispatch', report.seconds(host['dispatch']['median'])),
+    *(
+      (f'host, {name}'.replace('_', ' '), report.seconds(spread['median']))
+      for name, spread in host_seconds.items()
+    ),
     (
       'peak memory',
       report.size(result['peak_memory_bytes']),
@@ -140,11 +146,12 @@ def _useful(
 ) -> tuple[dict[str, Any], float]:
   """Tokens of a context and a target, and useful operations of an image.
 
-  Means over many batches, and not over the few that were timed: a step takes
-  the same time whatever its masks are.
+  Means over many batches, and not over the few that were timed: a program
+  takes the same time whatever its masks are.
   """
   lengths: dict[str, list[float]] = {'context': [], 'target': []}
-  flops = []
+  buckets = program.target_lengths(config)
+  padded, flops = [], []
   for step in range(_MASK_BATCHES):
     drawn = masks.sample_masks(spec, config.seed, step, _MASK_IMAGES)
     batch = {
@@ -154,9 +161,10 @@ def _useful(
     flops.append(program.useful_flops(config, batch) / config.batch_size)
     for name, values in lengths.items():
       values.append(float(batch[f'{name}_length'].mean()))
-  padded = {'context': spec.context_tokens, 'target': spec.target_tokens}
+    padded.append(masks.padded_length(buckets, int(drawn.target_length[0])))
+  means = {'context': spec.context_tokens, 'target': float(np.mean(padded))}
   tokens = {
-    name: {'valid': float(np.mean(values)), 'padded': padded[name]}
+    name: {'valid': float(np.mean(values)), 'padded': means[name]}
     for name, values in lengths.items()
   }
   return tokens, float(np.mean(flops))
@@ -164,7 +172,7 @@ def _useful(
 
 def _memory(trial: Trial) -> dict[str, Any]:
   """Peak bytes on one device, and who says so."""
-  plan: Any = trial.compiled.memory_analysis()
+  plan: Any = trial.compiled.largest.memory_analysis()
   compiled = (
     plan.argument_size_in_bytes
     + plan.output_size_in_bytes

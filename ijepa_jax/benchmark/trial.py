@@ -51,7 +51,7 @@ class Trial:
     self.peak_before = peak_bytes()
     self._mesh = sharding.make_mesh(config)
     self.config = config
-    self.name = _name(config, self._mesh)
+    self.name = name_of(config, self._mesh)
     self.state = resume.init_state(config, self._mesh)
     learner = train_step.Learner(config, sharding.constrain(self._mesh))
     report.say(f'step: compiling {self.name}')
@@ -105,9 +105,9 @@ class Trial:
       passed = time.perf_counter() - begin
       if started >= warmup + _FEWEST and passed > seconds:
         break
-      batch = self._batch()
+      batch = self.batch()
       before = time.perf_counter()
-      device_batch = sharding.put_batch(self._mesh, batch)
+      device_batch = sharding.put_batch(self._mesh, self.compiled.cut(batch))
       put = time.perf_counter()
       self.state, metrics = self.compiled(
         self.state, device_batch, self._schedule
@@ -132,7 +132,7 @@ class Trial:
     timed = self.run(warmup=warmup, steps=steps, seconds=seconds)
     return self.config.batch_size / float(np.median(timed.steps))
 
-  def _batch(self) -> dict[str, np.ndarray]:
+  def batch(self) -> dict[str, np.ndarray]:
     """The fields of the next batch that go to the device."""
     config = self.config
     drawn = masks.sample_masks(
@@ -154,7 +154,7 @@ def small_schedule(config: ConfigDict) -> dict[str, np.float32]:
   }
 
 
-def _name(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
+def name_of(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
   """The config in a line."""
   model, predictor = config.model, config.predictor
   return (

@@ -33,6 +33,10 @@ _TABLE = (
   Field('init_from', None, None,
         'Workdir of a run, or imported weights, to start a new run from.',
         optional=str, resume=True),
+  Field('compilation_cache', 'auto', None,
+        'Directory that keeps compiled programs for later starts; auto: '
+        '~/.cache/ijepa_jax/compiled on GPU and TPU, none on CPU; off: none.',
+        resume=True),
   Field('loss', 'smooth_l1', ('smooth_l1', 'l2', 'l1'),
         'Distance between predictions and targets: smooth_l1 with beta 1 '
         '[ref], l2 [3].'),
@@ -55,6 +59,9 @@ _TABLE = (
   Field('model.unroll', False, None,
         'Unroll the loop over blocks: twice as fast on CPUs, slow to compile.',
         resume=True),
+  Field('model.target_buckets', 1, '[1, inf)',
+        'Programs for batches with targets of different sizes: more compute '
+        'less padding and take longer to compile.', resume=True),
   Field('model.init_std', 0.02, '(0, inf)',
         'Deviation of kernels at the start [ref]; with few channels 0.02 makes '
         'images look alike, 1/sqrt(width) does not.'),
@@ -144,12 +151,19 @@ _TABLE = (
         'Parts a batch is computed in, one after the other, to save memory.'),
 
   Field('mesh.data', -1, '[-1, inf)',
-        'Devices along the data axis; -1: all that the others leave.',
-        resume=True),
-  Field('mesh.fsdp', 1, '[1, inf)',
+        'Copies of the parameters; -1, here and below: all devices that the '
+        'others leave.', resume=True),
+  Field('mesh.fsdp', 1, '[-1, inf)',
         'Devices that share one copy of the parameters.', resume=True),
-  Field('mesh.tensor', 1, '[1, inf)',
-        'Devices that share one layer; only 1 works for now.', resume=True),
+  Field('mesh.tensor', 1, '[-1, inf)',
+        'Devices that share the heads and hidden channels of each layer.',
+        resume=True),
+
+  Field('distributed.start_seconds', 300, '[1, inf)',
+        'How long processes wait for each other at the start.', resume=True),
+  Field('distributed.heartbeat_seconds', 60, '[1, inf)',
+        'A process that gives no sign of life for so long counts as lost, and '
+        'the others end.', resume=True),
 
   Field('checkpoint.every', 1000, '[1, inf)',
         'Updates between two checkpoints.', resume=True),
@@ -158,6 +172,9 @@ _TABLE = (
   Field('checkpoint.keep_period', None, '[1, inf)',
         'Keep also every checkpoint at a multiple of so many updates.',
         optional=int, resume=True),
+  Field('checkpoint.step', None, '[1, inf)',
+        'Go back to this checkpoint; newer ones are moved to set_aside/. None: '
+        'the newest.', optional=int, resume=True),
 
   Field('log.every', 50, '[1, inf)',
         'Updates between two rows of metrics.', resume=True),

@@ -11,7 +11,7 @@ import math
 from ml_collections import ConfigDict
 
 from ijepa_jax import errors
-from ijepa_jax.config import fields
+from ijepa_jax.config import fields, mesh
 from ijepa_jax.data import fast_jpeg, masks
 from ijepa_jax.models import sizes
 
@@ -201,40 +201,26 @@ def _check_periods(config: ConfigDict) -> None:
 
 
 def _check_devices(config: ConfigDict, num_devices: int | None) -> None:
-  """Checks the mesh, and that the batch divides over it."""
-  mesh = config.mesh
-  if mesh.tensor != 1:
-    raise errors.UserError(
-      f'mesh.tensor={mesh.tensor}: only 1 is supported for now; nearest: 1'
-    )
-  if mesh.data == 0:
-    raise errors.UserError('mesh.data=0: expected -1 or more; nearest: -1')
-  if mesh.data != -1:
-    devices = mesh.data * mesh.fsdp
-    if num_devices not in (None, devices):
+  """Checks the mesh, and that heads and batch divide over it."""
+  data, fsdp, tensor = mesh.shape(config.mesh, num_devices)
+  encoder = sizes.SIZES[config.model.variant].heads
+  for name, heads in (
+    (f'heads of model.variant={config.model.variant}', encoder),
+    ('predictor.heads', _predictor_heads(config)),
+  ):
+    if heads % tensor:
       raise errors.UserError(
-        f'mesh.data={mesh.data}: times mesh.fsdp={mesh.fsdp} expected the '
-        f'number of devices, {num_devices}; nearest: -1 (all that are left)'
+        f'mesh.tensor={tensor}: expected a divisor of the {heads} {name}; '
+        f'nearest: {mesh.nearest_divisor(tensor, heads)}'
       )
-  else:
-    devices = num_devices or mesh.fsdp
-    if devices % mesh.fsdp:
-      nearest = min(_divisors(devices), key=lambda n: abs(n - mesh.fsdp))
-      raise errors.UserError(
-        f'mesh.fsdp={mesh.fsdp}: expected a divisor of the number of '
-        f'devices, {devices}; nearest: {nearest}'
-      )
-  unit = devices * config.optim.accumulate
+  unit = data * fsdp * config.optim.accumulate
   if config.batch_size % unit:
     raise errors.UserError(
-      f'batch_size={config.batch_size}: expected a multiple of {devices} '
-      f'devices x optim.accumulate={config.optim.accumulate}; nearest: '
+      f'batch_size={config.batch_size}: expected a multiple of {data * fsdp} '
+      'devices (mesh.data x mesh.fsdp) x '
+      f'optim.accumulate={config.optim.accumulate}; nearest: '
       f'{_multiples_near(config.batch_size, unit)}'
     )
-
-
-def _divisors(number: int) -> list[int]:
-  return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def _multiples_near(value: int, unit: int) -> str:

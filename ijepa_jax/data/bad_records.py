@@ -23,6 +23,9 @@ class BadRecords:
     source: Source,
     max_share: float,
     log: Callable[[str], None],
+    *,
+    parts: int = 1,
+    count: Callable[[int], int] | None = None,
   ):
     """Continues the list of an earlier start of the same run.
 
@@ -35,10 +38,15 @@ class BadRecords:
       source: where the records come from.
       max_share: `data.max_bad_share`.
       log: tells the user.
+      parts: of a batch on all processes, one of which this process sees.
+      count: takes a broken record and returns how many different ones all
+        processes have met; None: this one is alone.
     """
     self._path, self._source = path, source
     self._max_share, self._log = max_share, log
-    self._seen = 0
+    self._parts = parts
+    self._count = count or (lambda record: len(self._met))
+    self._seen = self._broken = 0  # on all processes
     self._met: set[int] = set()
     self._named: set[int] = set()
     if path.exists():
@@ -52,16 +60,16 @@ class BadRecords:
     Raises:
       DataError: more than `max_share` of the records seen are broken.
     """
-    self._seen += len(batch['record'])
+    self._seen += len(batch['record']) * self._parts
     for record, bad in zip(batch['record'], batch['bad'], strict=True):
       if bad == transforms.GIVEN_UP:
         raise errors.DataError(self._given_up(int(record)))
       for back in range(int(bad), 0, -1):
         self._note(int(record - back) % len(self._source))
     seen = max(min(self._seen, len(self._source)), _MIN_SEEN)
-    if len(self._met) > self._max_share * seen:
+    if self._broken > self._max_share * seen:
       raise errors.DataError(
-        f'{len(self._met)} broken records, more than data.max_bad_share='
+        f'{self._broken} broken records, more than data.max_bad_share='
         f'{self._max_share} of {seen}; they are listed in {self._path}'
       )
 
@@ -79,7 +87,10 @@ class BadRecords:
     return f'{name} and its neighbours could not be read, and now they can'
 
   def _note(self, record: int) -> None:
+    if record in self._met:
+      return
     self._met.add(record)
+    self._broken = self._count(record)
     if record in self._named:
       return
     self._named.add(record)

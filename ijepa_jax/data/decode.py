@@ -148,6 +148,17 @@ def pixels(
     return rgb.transpose(_UPRIGHT[turn]) if turn > 1 else rgb
 
 
+def stored(image: bytes) -> tuple[str, np.ndarray]:
+  """Pillow's mode of a file, and its numbers as they are: of 'P' the indices.
+
+  Raises:
+    BadImage: as of `decode`.
+  """
+  opened = open_image(image)
+  with _broken_is_bad_image():
+    return opened.mode, np.asarray(opened)
+
+
 @contextlib.contextmanager
 def _broken_is_bad_image() -> Iterator[None]:
   try:

@@ -101,18 +101,8 @@ class FolderSource:
     Raises:
       UserError: the folder has no images, or no such split.
     """
-    self._index = folder_index.index_folder(path)
+    self._index, filled, layout = _read_folder(path)
     counts = np.diff(self._index.starts)
-    filled = np.flatnonzero(counts)
-    if not len(filled):
-      raise UserError(
-        f'data.path: no images below {path} (looked for '
-        + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
-        + ')'
-      )
-    layout = read_layout(
-      [os.fsdecode(self._index.folders[folder]) for folder in filled]
-    )
     key = _split_key(layout, split, path)
     folders, labelled = layout.splits[key], layout.is_labelled(key)
     # Folders are in depth-first order, so those of a split are neighbours.
@@ -144,7 +134,19 @@ class FolderSource:
 
   def record_id(self, index: int) -> str:
     """The file's path relative to the folder."""
-    return printable(self._index.path(self._file(index)))
+    return printable(self.path(index))
+
+  def path(self, index: int) -> bytes:
+    """The file's path relative to the folder, as the file system has it."""
+    return self._index.path(self._file(index))
+
+  def stamp(self, index: int) -> tuple[int, int]:
+    """Bytes and modification time (ns) of a file; 0, 0 if there is none.
+
+    The fingerprint does not cover contents; who keeps what they gave should.
+    """
+    root = os.fsencode(self._index.root)
+    return file_stamp(os.path.join(root, self.path(index)))
 
   def _file(self, index: int) -> int:
     if not 0 <= index < self._length:
@@ -162,6 +164,41 @@ class FolderSource:
     lengths = np.diff(index.offsets)
     digest.update(lengths[self._first : self._first + self._length].tobytes())
     return digest.hexdigest()
+
+
+def split_names(path: str) -> list[str]:
+  """Splits of an existing folder; 'train' alone without split folders.
+
+  Raises:
+    UserError: the folder has no images.
+  """
+  _, _, layout = _read_folder(path)
+  return [split or 'train' for split in layout.splits]
+
+
+def _read_folder(
+  path: str,
+) -> tuple[folder_index.FolderIndex, np.ndarray, Layout]:
+  """The list of files, which folders have any, and what those mean."""
+  index = folder_index.index_folder(path)
+  filled = np.flatnonzero(np.diff(index.starts))
+  if not len(filled):
+    raise UserError(
+      f'data.path: no images below {path} (looked for '
+      + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
+      + ')'
+    )
+  names = [os.fsdecode(index.folders[folder]) for folder in filled]
+  return index, filled, read_layout(names)
+
+
+def file_stamp(path: bytes | str) -> tuple[int, int]:
+  """Bytes and modification time (ns) of a file; 0, 0 if there is none."""
+  try:
+    found = os.stat(path)
+  except OSError:
+    return 0, 0
+  return found.st_size, found.st_mtime_ns
 
 
 def printable(path: bytes) -> str:

@@ -18,6 +18,7 @@ import warnings
 import numpy as np
 import tqdm
 
+from ijepa_jax import user_cache
 from ijepa_jax.errors import UserError
 
 SUFFIXES = ('jpg', 'jpeg', 'jpe', 'jfif', 'png', 'webp', 'bmp', 'tif', 'tiff')
@@ -160,9 +161,8 @@ def _list_folder(path: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 def _cache_file(root: str) -> str:
-  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   key = hashlib.blake2b(os.fsencode(root), digest_size=16).hexdigest()
-  return os.path.join(base, 'ijepa_jax', 'index', key)
+  return os.path.join(user_cache.folder('index'), key)
 
 
 def _read_cache(cache: str, root: str) -> FolderIndex | None:

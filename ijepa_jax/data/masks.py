@@ -9,9 +9,13 @@ Block sizes are drawn once per batch and positions once per image, both from
 result, so the masks do not depend on how many hosts or workers there are.
 """
 
+import bisect
+import collections
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -123,6 +127,49 @@ def default_target_tokens(
   """`T`: patches of the largest possible target block."""
   sizes = block_sizes(grid, target_scale, target_aspect, bounds)
   return max(height * width for height, width in sizes)
+
+
+@functools.cache
+def target_lengths(spec: MaskSpec, count: int) -> tuple[int, ...]:
+  """Lengths to pad targets to, so that they are padded least in the mean.
+
+  A batch has one block size, so it can be cut to the shortest of a few lengths
+  that holds it. They are even, which fused attention asks for, but for
+  `spec.target_tokens`, which is always the last.
+
+  Args:
+    spec: what is drawn.
+    count: how many lengths, at most.
+
+  Returns:
+    Lengths, rising.
+  """
+  shares: collections.Counter[int] = collections.Counter()
+  for u in np.linspace(0.0, 1.0, 20_001):
+    area = math.prod(
+      block_size(
+        spec.grid, spec.target_scale, spec.target_aspect, u, spec.bounds
+      )
+    )
+    shares[min(area + area % 2, spec.target_tokens)] += 1
+  shorter = sorted(shares.keys() - {spec.target_tokens})
+  chosen = min(count - 1, len(shorter))
+
+  choices = (
+    (*some, spec.target_tokens)
+    for some in itertools.combinations(shorter, chosen)
+  )
+  return min(
+    choices,
+    key=lambda lengths: sum(
+      share * padded_length(lengths, area) for area, share in shares.items()
+    ),
+  )
+
+
+def padded_length(lengths: Sequence[int], size: int) -> int:
+  """The shortest of some rising lengths that holds so many tokens."""
+  return lengths[bisect.bisect_left(lengths, size)]
 
 
 @functools.cache

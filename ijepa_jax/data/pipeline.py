@@ -1,8 +1,8 @@
 """The input pipeline: records to batches with masks, on the host.
 
 Everything random is drawn from (seed, position in the stream), and batch `i`
-is a function of the step `i`: the same batches come out for any number of
-workers and, as a set, for any number of hosts; resuming is slicing.
+is a function of the step `i`: the same batches come out, row by row, for any
+number of workers and of processes; resuming is slicing.
 """
 
 import atexit
@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import grain
@@ -22,7 +21,7 @@ import numpy as np
 
 from ijepa_jax import errors
 from ijepa_jax.data import masks as masks_lib
-from ijepa_jax.data import transforms
+from ijepa_jax.data import transforms, watch
 from ijepa_jax.data.sources import Source
 
 # Batches that a worker (or the reading thread) keeps ready.
@@ -32,8 +31,21 @@ _STREAM = 0x63726F70
 
 
 @dataclasses.dataclass(frozen=True)
+class _Records:
+  """The record numbers of this process's rows of a batch."""
+
+  stream: grain.MapDataset  # endless
+  batch_size: int
+  rows: np.ndarray
+
+  def __call__(self, step: int) -> np.ndarray:
+    positions = step * self.batch_size + self.rows
+    return np.array([self.stream[position] for position in positions.tolist()])
+
+
+@dataclasses.dataclass(frozen=True)
 class _Load:
-  """Record numbers of this host's part of a batch to cropped images.
+  """Record numbers of this process's rows of a batch to cropped images.
 
   A whole batch, because that is quicker than Grain's batches of images: each
   is written once, into its place.
@@ -43,15 +55,15 @@ class _Load:
   transform: transforms.TrainTransform
   decode: str
   seed: int
-  process: int
-  processes: int
+  batch_size: int
+  rows: np.ndarray
 
   def __call__(self, step: int, records: np.ndarray) -> dict[str, np.ndarray]:
     size, side = len(records), self.transform.image_size
     image = np.empty((size, side, side, 3), np.uint8)
     used = records.astype(np.int64)
     bad = np.zeros(size, np.int32)
-    positions = (step * size + np.arange(size)) * self.processes + self.process
+    positions = step * self.batch_size + self.rows
     # All at once: one by one, between two images, they take four times as long.
     generators = [
       np.random.default_rng((_STREAM, self.seed, position))
@@ -75,23 +87,21 @@ class _Load:
 
 @dataclasses.dataclass(frozen=True)
 class _AddMasks:
-  """Draws the global batch's masks and keeps this host's rows."""
+  """Draws the global batch's masks and keeps this process's rows."""
 
   spec: masks_lib.MaskSpec
   seed: int
   batch_size: int
-  process: int
-  processes: int
+  rows: np.ndarray
 
   def __call__(self, step: int, batch: dict) -> dict[str, np.ndarray]:
     masks = masks_lib.sample_masks(self.spec, self.seed, step, self.batch_size)
-    rows = slice(self.process, None, self.processes)
     return {
       **batch,
-      'context': masks.context[rows],
-      'context_length': masks.context_length[rows],
-      'target': masks.target[rows],
-      'target_length': masks.target_length[rows],
+      'context': masks.context[self.rows],
+      'context_length': masks.context_length[self.rows],
+      'target': masks.target[self.rows],
+      'target_length': masks.target_length[self.rows],
     }
 
 
@@ -117,16 +127,14 @@ def make_transform(
 def make_dataset(
   config: ml_collections.ConfigDict,
   source: Source,
-  process: int = 0,
-  processes: int = 1,
+  rows: np.ndarray | None = None,
 ) -> grain.MapDataset:
-  """An endless dataset whose element `i` is this host's part of batch `i`.
+  """An endless dataset whose element `i` is this process's part of batch `i`.
 
   Args:
     config: the run's config, resolved.
     source: the records.
-    process: number of this host.
-    processes: number of hosts; divides `batch_size`.
+    rows: the rows of each batch that this process holds; None: all.
 
   Returns:
     Dicts of `image` (B, S, S, 3) uint8, `context` (B, K), `context_length`
@@ -134,22 +142,22 @@ def make_dataset(
     `record` (B,) int64, the record that was used, and `bad` (B,) int32, how
     many broken ones just before it were skipped, or `transforms.GIVEN_UP`.
   """
+  if rows is None:
+    rows = np.arange(config.batch_size)
+  stream = grain.MapDataset.range(len(source)).shuffle(config.seed).repeat()
+  records = _Records(stream, config.batch_size, rows)
   load = _Load(
     source,
     make_transform(config),
     config.data.decode,
     config.seed,
-    process,
-    processes,
+    config.batch_size,
+    rows,
   )
-  add_masks = _AddMasks(
-    mask_spec(config), config.seed, config.batch_size, process, processes
-  )
+  add_masks = _AddMasks(mask_spec(config), config.seed, config.batch_size, rows)
   return (
-    grain.MapDataset.range(len(source))
-    .shuffle(config.seed)
-    .repeat()[process::processes]
-    .batch(config.batch_size // processes, drop_remainder=True)
+    grain.MapDataset.range(len(stream) // config.batch_size)
+    .map(records)
     .map_with_index(load)
     .map_with_index(add_masks)
   )
@@ -166,6 +174,9 @@ def batches(
     start: first batch.
     stop: batch to stop before.
     workers: Grain worker processes; 0 reads in a thread of this process.
+
+  Raises:
+    LostProcess: from the iterator, when workers are gone.
   """
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READ_AHEAD)
   data = dataset[start:stop].to_iter_dataset(options)
@@ -178,7 +189,11 @@ def batches(
     )
   iterator = iter(data)
   try:
-    yield iterator
+    if workers:
+      with contextlib.closing(watch.Watched(iterator)) as watched:
+        yield watched
+    else:
+      yield iterator
   finally:
     # Or shared memory of batches under way is left behind.
     iterator.close()
@@ -202,10 +217,13 @@ def _release_batches() -> None:
   """Frees the last batches before Python complains that nobody did.
 
   Grain's iterators are cyclic garbage that holds a batch, and Grain unlinks
-  shared memory in a thread that has no join.
+  shared memory in a thread, one array after the other. It has no public join;
+  what is done last is done after all others.
   """
   gc.collect()
-  time.sleep(0.2)
+  unlinking = grain.multiprocessing.SharedMemoryArray._del_thread_pool
+  if unlinking is not None:
+    unlinking.apply(int)
 
 
 def _end_with_parent() -> None:

@@ -170,14 +170,19 @@ class RecordsSource:
       raise OSError(f'damaged shard: {error}') from error
 
 
-def _no_manifest(path: str, split: str) -> str:
-  splits = [
+def split_names(path: str) -> list[str]:
+  """Splits in a directory, sorted; none where `prepare` wrote nothing."""
+  return sorted(
     entry.name
     for entry in os.scandir(path)
     if os.path.exists(os.path.join(entry.path, MANIFEST))
-  ]
+  )
+
+
+def _no_manifest(path: str, split: str) -> str:
+  splits = split_names(path)
   if splits:
-    names = ', '.join(repr(name) for name in sorted(splits))
+    names = ', '.join(repr(name) for name in splits)
     return f'data.split={split!r}: {path} has the splits {names}'
   return (
     f'data.path: {path} has no {split}/{MANIFEST}; `python -m '

@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from ijepa_jax import errors
-from ijepa_jax.data import scene_drawing
+from ijepa_jax.data import dense, scene_drawing
 
 # Part of the fingerprint: raise it whenever an image or a label changes.
 _VERSION = 1
-_SPLITS = ('train', 'test')
+SPLITS = ('train', 'test')
+MIN_SIDE = 16  # below it a shape cannot be told
 _LENGTH = 2**31 - 1
 _EPOCH_LENGTH = 10_000
 _MASK64 = 2**64 - 1
@@ -58,6 +59,10 @@ CLASS_NAMES = {
     f'row {cell // _GRID} column {cell % _GRID}' for cell in range(_GRID**2)
   ),
 }
+
+# Of `mask` and of `boxes`.
+_MASK_CLASSES = ('background', *CLASS_NAMES['shape'])
+_BOX_CLASSES = CLASS_NAMES['shape']
 
 _Draw = Callable[[], float]  # the next uniform number of [0, 1)
 
@@ -100,16 +105,19 @@ class ScenesSource:
   """
 
   name = 'scenes'
+  mask_classes = _MASK_CLASSES
+  box_classes = _BOX_CLASSES
   epoch_length = _EPOCH_LENGTH
 
   def __init__(self, split: str, image_size: int, seed: int = 0):
-    if split not in _SPLITS:
+    if split not in SPLITS:
       raise errors.UserError(
         f"data.split={split!r}: scenes has the splits 'train' and 'test'"
       )
-    if image_size < 16:
+    if image_size < MIN_SIDE:
       raise errors.UserError(
-        f'model.image_size={image_size}: scenes needs at least 16 pixels'
+        f'model.image_size={image_size}: scenes needs at least {MIN_SIDE} '
+        'pixels'
       )
     self.split = split
     self.image_size = image_size
@@ -145,13 +153,33 @@ class ScenesSource:
       masks=np.stack(masks),
     )
 
+  def mask(self, index: int) -> np.ndarray:
+    """Returns (S, S) uint8: 0 is background, 1 and up are the shapes."""
+    scene = self.scene(index)
+    kinds = [self.mask_classes.index(item.shape) for item in scene.objects]
+    classes = np.array(kinds, np.uint8)[:, None, None]
+    return (scene.masks * classes).max(0)  # the masks are disjoint
+
+  def boxes(self, index: int) -> dense.Boxes:
+    """The boxes around the objects; their class is the shape."""
+    scene = self.scene(index)
+    kinds = [self.box_classes.index(item.shape) for item in scene.objects]
+    return dense.Boxes(
+      scene.boxes / np.float32(self.image_size),
+      np.array(kinds, np.int32),
+      np.zeros(len(kinds), bool),
+    )
+
+  def size(self, index: int) -> tuple[int, int]:
+    return self.image_size, self.image_size
+
   def _layout(
     self, index: int
   ) -> tuple[tuple[scene_drawing.SceneObject, ...], scene_drawing.Background]:
     if not 0 <= index < _LENGTH:
       raise IndexError(f'scenes: index {index} is not in [0, {_LENGTH})')
     # A Philox key names a stream: no two (seed, split, index) share one.
-    stream = _SPLITS.index(self.split) << 32 | int(index)
+    stream = SPLITS.index(self.split) << 32 | int(index)
     key = stream << 64 | self.seed & _MASK64
     rng = np.random.Generator(np.random.Philox(key=key))
     draw = _uniforms(rng).__next__

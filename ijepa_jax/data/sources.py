@@ -108,6 +108,33 @@ def open_source(
   )
 
 
+def split_names(source: str, path: str | None) -> list[str]:
+  """Names of a source's splits; none where it holds nothing of its kind.
+
+  Args:
+    source: as of `open_source`.
+    path: an existing directory, where the source needs one.
+
+  Raises:
+    UserError: a folder without images, an unknown data set.
+  """
+  if source == 'scenes':
+    from ijepa_jax.data import scenes
+
+    return list(scenes.SPLITS)
+  if source == 'array_record':
+    from ijepa_jax.data import records
+
+    return records.split_names(str(path))
+  if source == 'folder':
+    from ijepa_jax.data import folder
+
+    return folder.split_names(str(path))
+  from ijepa_jax.data import tfds
+
+  return tfds.split_names(source.removeprefix('tfds:'), path)
+
+
 def existing_path(path: str, field: str) -> str:
   """Expands `~` in a path that must exist, or says which one may be meant.
 

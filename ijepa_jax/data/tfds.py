@@ -105,6 +105,12 @@ class TfdsSource:
       ) from error
 
 
+def split_names(name: str, path: str | None) -> list[str]:
+  """Splits of a prepared data set; arguments and errors as of `TfdsSource`."""
+  builder = _open_builder(name, os.path.expanduser(path) if path else None)
+  return list(builder.info.splits)
+
+
 def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
   with _quiet():
     try:

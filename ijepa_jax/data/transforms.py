@@ -119,8 +119,20 @@ class TrainTransform:
     return np.asarray(image)
 
 
+class _Unchanged:
+  """Transforms that only crop and resize."""
+
+  def finish(
+    self,
+    image: Image.Image | np.ndarray,
+    rng: np.random.Generator | None = None,
+  ) -> np.ndarray:
+    """Returns the resized crop as uint8 (S, S, 3)."""
+    return np.asarray(image)
+
+
 @dataclasses.dataclass(frozen=True)
-class EvalTransform:
+class EvalTransform(_Unchanged):
   """A central square, resized: no randomness.
 
   The same as resizing the shorter side to `image_size / crop` and cutting out
@@ -147,13 +159,24 @@ class EvalTransform:
     side = max(1, round(self.crop * min(size)))
     return Box((width - side) // 2, (height - side) // 2, side, side)
 
-  def finish(
-    self,
-    image: Image.Image | np.ndarray,
-    rng: np.random.Generator | None = None,
-  ) -> np.ndarray:
-    """Returns the resized square as uint8 (S, S, 3)."""
-    return np.asarray(image)
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage(_Unchanged):
+  """The whole image, resized to a square whatever its shape: no randomness.
+
+  For masks and boxes, of which nothing may be cut off.
+
+  Attributes:
+    image_size: S, pixels.
+  """
+
+  image_size: int
+
+  def box(
+    self, size: tuple[int, int], rng: np.random.Generator | None = None
+  ) -> Box:
+    """All of an image of this (width, height)."""
+    return Box(0, 0, *size)
 
 
 def apply(

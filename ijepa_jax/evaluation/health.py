@@ -1,11 +1,12 @@
-"""Three figures that show whether an encoder's features are collapsing.
+"""Figures that show whether an encoder's features are collapsing.
 
-All take the features of different images, one row each, and need no labels.
+All take the features of different images and need no labels.
 """
 
 import numpy as np
 
 _EPS = 1e-7  # Garrido et al. 2023, equation 1, for float32 features
+_RIDGE = 1e-4  # delta of Thilak et al. 2023, added to the scatter within
 
 
 def rankme(features: np.ndarray) -> float:
@@ -26,10 +27,44 @@ def rankme(features: np.ndarray) -> float:
   # Squaring costs half the digits: 1e-8 of the largest singular value is left
   # in float64, ten times less than the epsilon of the definition.
   gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
-  sigma = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None))
-  if not sigma.any():
+  return _smooth_rank(np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None)))
+
+
+def lidar(views: np.ndarray) -> float:
+  """Smooth rank of what tells images apart, whatever view one has of them.
+
+  Each image is a class and its views are the samples: the entropy is that of
+  the eigenvalues of linear discriminant analysis, W^-1/2 B W^-1/2, with B the
+  covariance of the images' mean features and W that of views around them plus
+  1e-4 on its diagonal. Unlike RankMe it does not count directions in which
+  features vary with the view alone. Source: Thilak et al. 2023, arXiv
+  2312.04000.
+
+  Args:
+    views: (n, q, D) features of q views of each of n images, q at least 2. The
+      means of few views are noisy: a direction that says nothing counts 1 / q.
+
+  Returns:
+    From 1 (images differ in one direction only) to min(n - 1, D); 0 when all
+    images have the same mean.
+  """
+  x = np.asarray(views, np.float64)
+  n, q, width = x.shape
+  means = x.mean(1)  # (n, D)
+  within = (x - means[:, None]).reshape(n * q, width)
+  between = means - means.mean(0)
+  scatter = within.T @ within / (n * q) + _RIDGE * np.eye(width)
+  # B = A^T A, so with W = L L^T the eigenvalues are those of L^-1 A^T A L^-T.
+  whitened = np.linalg.solve(np.linalg.cholesky(scatter), between.T)  # (D, n)
+  values = np.linalg.eigvalsh(whitened @ whitened.T / n)
+  return _smooth_rank(np.clip(values, 0.0, None))
+
+
+def _smooth_rank(values: np.ndarray) -> float:
+  """The exponential of the entropy of values over their sum; 0 for zeros."""
+  if not values.any():
     return 0.0
-  p = sigma / sigma.sum() + _EPS
+  p = values / values.sum() + _EPS
   return float(np.exp(-np.sum(p * np.log(p))))
 
 

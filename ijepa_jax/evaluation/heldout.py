@@ -1,13 +1,10 @@
 """The fixed images that a run is judged on while it trains."""
 
-import concurrent.futures
-import os
-
 import ml_collections
 import numpy as np
 
-from ijepa_jax import errors
-from ijepa_jax.data import sources, transforms
+from ijepa_jax import errors, rows
+from ijepa_jax.data import sources, threads, transforms
 from ijepa_jax.evaluation.online import LabelledImages
 
 # Which records are chosen does not depend on the run's seed.
@@ -15,7 +12,9 @@ _SEED = 0
 
 
 def load_sets(
-  config: ml_collections.ConfigDict, source: sources.Source
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  shares: rows.Shares,
 ) -> tuple[LabelledImages, LabelledImages]:
   """Images to fit the probes on, and others to measure on.
 
@@ -26,6 +25,7 @@ def load_sets(
   Args:
     config: reads `data`, `eval`, `model.image_size`.
     source: the training split.
+    shares: which of the images this process loads.
   """
   if config.eval.split is None:
     test_source = source
@@ -56,8 +56,8 @@ def load_sets(
     config.model.image_size, config.eval.crop
   )
   return (
-    _load(source, train, transform),
-    _load(test_source, test, transform),
+    _load(source, train, transform, shares),
+    _load(test_source, test, transform, shares),
   )
 
 
@@ -73,18 +73,20 @@ def _load(
   source: sources.Source,
   records: np.ndarray,
   transform: transforms.EvalTransform,
+  shares: rows.Shares,
 ) -> LabelledImages:
   def load(record: np.int64) -> transforms.Loaded:
     rng = np.random.default_rng(_SEED)
     return transforms.load(source, int(record), transform, rng)
 
-  # Pillow releases the interpreter lock while it decodes.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    loaded = list(pool.map(load, records))
-  return LabelledImages(
-    images=np.stack([example.image for example in loaded]),
-    labels={
-      name: np.array([example.labels[name] for example in loaded])
-      for name in source.labels
-    },
-  )
+  mine = records[shares.mine(len(records))]
+  loaded = list(threads.in_threads(load, mine, len(mine)))
+  size = transform.image_size
+  images = np.zeros((len(loaded), size, size, 3), np.uint8)
+  for row, example in enumerate(loaded):
+    images[row] = example.image
+  labels = {}
+  for name in source.labels:
+    y = np.array([example.labels[name] for example in loaded], np.int32)
+    labels[name] = shares.gather(y, len(records))
+  return LabelledImages(images, labels, len(records))

@@ -1,5 +1,6 @@
 """The probes and health figures that a training run takes as it goes."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,10 +16,46 @@ PIXEL_SIDE = 16
 
 
 class LabelledImages(NamedTuple):
-  """Images of one size with any number of labels, none included."""
+  """Images of one size with any number of labels, none included.
 
-  images: np.ndarray  # (n, S, S, 3) uint8
+  Of the images a process has its share; labels and features it has of all.
+  """
+
+  images: np.ndarray  # (this process's share of n, S, S, 3) uint8
   labels: Mapping[str, np.ndarray]  # label name -> (n,) integers
+  total: int  # n, on all processes
+
+
+class Inside(NamedTuple):
+  """What an encoder does with n images, view by view and block by block.
+
+  Attributes:
+    views: (n, q, D) features of q random crops of each image.
+    blocks: (n, L, D) features after each block and the final norm.
+    entropy: (n, L) mean entropy of attention over heads and patches, as a share
+      of its maximum: 1 where all patches get the same weight, 0 where one gets
+      it all.
+  """
+
+  views: np.ndarray
+  blocks: np.ndarray
+  entropy: np.ndarray
+
+  def health(self) -> dict[str, float]:
+    """health/lidar and, by block, rankme_block/NN and attention_entropy/NN.
+
+    NaN where a feature is not finite.
+    """
+    figures = {'health/lidar': _measure(health.lidar, self.views)}
+    for block in range(self.blocks.shape[1]):
+      features, entropy = self.blocks[:, block], self.entropy[:, block]
+      figures[f'rankme_block/{block:02}'] = _measure(health.rankme, features)
+      figures[f'attention_entropy/{block:02}'] = float(entropy.mean())
+    return figures
+
+
+# Features (n, D) of all images of a set, on every process.
+Encode = Callable[[LabelledImages], np.ndarray]
 
 
 class OnlineEvaluation:
@@ -40,20 +77,33 @@ class OnlineEvaluation:
       )
     self._train, self._test = train, test
 
-  def evaluate(
-    self, encode: Callable[[np.ndarray], np.ndarray]
-  ) -> dict[str, float]:
-    """Health and probes of an encoder.
+  def features(self, encode: Encode) -> tuple[np.ndarray | None, np.ndarray]:
+    """Features of train, which only labels need, and of test.
 
     Args:
-      encode: images (n, S, S, 3) uint8 -> features (n, D) float32; it is given
-        a whole set at once and cuts it into batches itself.
+      encode: features (n, D) float32 of a set; it is given a whole set at once
+        and cuts it into batches itself.
+    """
+    train = encode(self._train) if self._train.labels else None
+    return train, encode(self._test)
+
+  def inside(self, look: Callable[[LabelledImages], Inside]) -> Inside:
+    """What `look` finds in the test images."""
+    return look(self._test)
+
+  def evaluate(
+    self, train: np.ndarray | None, test: np.ndarray
+  ) -> dict[str, float]:
+    """Health and probes of features.
+
+    Args:
+      train: (n, D), or None without labels.
+      test: (m, D).
 
     Returns:
       health/{rankme,feature_std,image_cosine} of the test images and
       probe/LABEL/{knn,linear}. All NaN where a feature is not finite.
     """
-    test = encode(self._test.images)
     figures = {
       'health/rankme': health.rankme,
       'health/feature_std': health.feature_std,
@@ -62,40 +112,14 @@ class OnlineEvaluation:
     if not np.isfinite(test).all():
       return dict.fromkeys([*figures, *self._probe_names()], float('nan'))
     results = {name: figure(test) for name, figure in figures.items()}
-    if self._train.labels:
-      results |= self._probe(encode(self._train.images), test)
-    return results
+    return results | self.probe(train, test)
 
-  def pixels(self) -> dict[str, float]:
-    """The same probes on raw pixels: what an encoder has to beat.
-
-    Images are averaged down to at most 16 x 16 pixels first.
-    """
-    if not self._train.labels:
+  def probe(
+    self, train: np.ndarray | None, test: np.ndarray
+  ) -> dict[str, float]:
+    """probe/LABEL/{knn,linear} alone; arguments as of `evaluate`."""
+    if train is None:
       return {}
-    return self._probe(
-      _as_vectors(self._train.images), _as_vectors(self._test.images)
-    )
-
-  @property
-  def chance(self) -> dict[str, float]:
-    """Label name -> accuracy of always guessing train's commonest class."""
-    result = {}
-    for name, y in self._train.labels.items():
-      classes, counts = np.unique(y, return_counts=True)
-      guess = classes[counts.argmax()]
-      result[name] = float(np.mean(self._test.labels[name] == guess))
-    return result
-
-  def _probe_names(self) -> list[str]:
-    return [
-      f'probe/{name}/{probe}'
-      for name in self._train.labels
-      for probe in ('knn', 'linear')
-    ]
-
-  def _probe(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    """probe/LABEL/{knn,linear} of features (n, D) and (m, D)."""
     if not (np.isfinite(train).all() and np.isfinite(test).all()):
       return dict.fromkeys(self._probe_names(), float('nan'))
     knn = probes.knn_predict(train, self._train.labels, test)
@@ -106,15 +130,44 @@ class OnlineEvaluation:
       results[f'probe/{name}/linear'] = probes.accuracy(linear[name], y)
     return results
 
+  @property
+  def chance(self) -> dict[str, float]:
+    """Label name -> accuracy of always guessing train's commonest class."""
+    return {
+      name: probes.chance(y, self._test.labels[name])
+      for name, y in self._train.labels.items()
+    }
 
-def _as_vectors(images: np.ndarray) -> np.ndarray:
-  """(n, S, S, 3) uint8 -> (n, P * P * 3) float32 in 0..1, P at most 16."""
+  def _probe_names(self) -> list[str]:
+    return [
+      f'probe/{name}/{probe}'
+      for name in self._train.labels
+      for probe in ('knn', 'linear')
+    ]
+
+
+def _measure(
+  figure: Callable[[np.ndarray], float], features: np.ndarray
+) -> float:
+  return figure(features) if np.isfinite(features).all() else math.nan
+
+
+def as_vectors(images: np.ndarray) -> np.ndarray:
+  """Pixels as features, whose probes are what an encoder has to beat.
+
+  Images are averaged down to at most 16 x 16 pixels first.
+
+  Args:
+    images: (n, S, S, 3) uint8.
+
+  Returns:
+    (n, P * P * 3) float32 in 0..1, P at most 16.
+  """
   if images.shape[1] > PIXEL_SIDE:
     size = (PIXEL_SIDE, PIXEL_SIDE)
-    images = np.stack(
-      [
-        np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        for image in images
-      ]
-    )
+    small = np.empty((len(images), *size, 3), np.uint8)
+    for row, image in enumerate(images):
+      pixels = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+      small[row] = np.asarray(pixels)
+    images = small
   return images.reshape(len(images), -1).astype(np.float32) / 255

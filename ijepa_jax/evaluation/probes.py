@@ -5,9 +5,12 @@ part (similarities, Gram matrix) does not depend on the labels. Written in numpy
 and blocked over rows, so memory stays near that of the features.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from ijepa_jax.evaluation import moments
 
 # Ridge penalties per training example. Features are standardised, so the Gram
 # matrix divided by n has ones on its diagonal and the grid fits every encoder.
@@ -18,40 +21,27 @@ _BLOCK_ELEMENTS = 2**23  # of a similarity block or a block of float64 rows
 Labels = Mapping[str, np.ndarray]
 
 
+class Chosen(NamedTuple):
+  """A penalty, and the accuracy on held-out examples that it was chosen by."""
+
+  accuracy: float
+  penalty: float
+
+
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
   """Share of equal entries, 0..1."""
   return float(np.mean(predicted == labels))
 
 
-def knn_accuracy(
-  train_x: np.ndarray,
-  train_y: np.ndarray,
-  test_x: np.ndarray,
-  test_y: np.ndarray,
-  *,
-  k: int = 20,
-  temperature: float = 0.07,
-) -> float:
-  """Accuracy of `knn_predict` for one label, 0..1."""
-  predicted = knn_predict(
-    train_x, {'y': train_y}, test_x, k=k, temperature=temperature
-  )
-  return accuracy(predicted['y'], test_y)
+def chance(train: np.ndarray, test: np.ndarray) -> float:
+  """Accuracy on test of always guessing train's commonest class, 0..1.
 
-
-def ridge_accuracy(
-  train_x: np.ndarray,
-  train_y: np.ndarray,
-  test_x: np.ndarray,
-  test_y: np.ndarray,
-  *,
-  penalties: Sequence[float] = PENALTIES,
-) -> float:
-  """Accuracy of `ridge_predict` for one label, 0..1."""
-  predicted = ridge_predict(
-    train_x, {'y': train_y}, test_x, penalties=penalties
-  )
-  return accuracy(predicted['y'], test_y)
+  Args:
+    train: (n,) integers.
+    test: (m,) integers.
+  """
+  classes, counts = np.unique(train, return_counts=True)
+  return float(np.mean(test == classes[counts.argmax()]))
 
 
 def knn_predict(
@@ -118,30 +108,49 @@ def ridge_predict(
   Returns:
     Label name -> (m,) predicted labels.
   """
+  predict, _ = fit_ridge(train_x, train_labels, penalties)
+  return predict(test_x)
+
+
+def fit_ridge(
+  train_x: np.ndarray,
+  train_labels: Labels,
+  penalties: Sequence[float] = PENALTIES,
+) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict[str, Chosen]]:
+  """The same for any number of test sets: (m, D) -> predicted labels.
+
+  Returns:
+    That function, and what was chosen for each label.
+  """
   # Folders come sorted by class, so the fifth is drawn, always the same way.
   order = np.random.default_rng(0).permutation(len(train_x))
   size = max(1, len(order) // 5)
-  held, rest = order[:size], order[size:]
+  # Rising again: features on disk are read from the front to the end.
+  held, rest = np.sort(order[:size]), np.sort(order[size:])
 
   one_hot = _OneHot(train_labels)
-  ridge = _Ridge(train_x, one_hot)
+  ridge = Ridge(train_x, one_hot)
   ridge.add(rest)
-  best: dict[str, tuple[float, float]] = {}  # label -> accuracy, penalty
+  best: dict[str, Chosen] = {}
   for penalty in penalties:
-    scores = ridge.scores(train_x[held], penalty)
+    scores = ridge.fit(penalty)(train_x[held])
     for name, y in train_labels.items():
       share = accuracy(one_hot.decode(name, scores), y[held])
-      best[name] = max(best.get(name, (-1.0, 0.0)), (share, penalty))
+      best[name] = max(
+        best.get(name, Chosen(-1.0, 0.0)), Chosen(share, penalty)
+      )
 
   ridge.add(held)
-  scores_of = {
-    penalty: ridge.scores(test_x, penalty)
-    for penalty in {penalty for _, penalty in best.values()}
-  }
-  return {
-    name: one_hot.decode(name, scores_of[penalty])
-    for name, (_, penalty) in best.items()
-  }
+  fitted = {one.penalty: ridge.fit(one.penalty) for one in best.values()}
+
+  def predict(test_x: np.ndarray) -> dict[str, np.ndarray]:
+    scores_of = {penalty: scores(test_x) for penalty, scores in fitted.items()}
+    return {
+      name: one_hot.decode(name, scores_of[one.penalty])
+      for name, one in best.items()
+    }
+
+  return predict, best
 
 
 class _OneHot:
@@ -172,24 +181,26 @@ class _OneHot:
     return self._classes[name][scores[:, self._columns[name]].argmax(axis=1)]
 
 
-class _Ridge:
+class Targets(Protocol):
+  """What a ridge regression predicts: C numbers for each example."""
+
+  width: int  # C
+
+  def encode(self, rows: np.ndarray) -> np.ndarray:
+    """Targets (b, C) float64 of the examples numbered `rows` (b,)."""
+
+
+class Ridge:
   """Ridge regression of standardised features; examples can be added.
 
   It keeps sums over examples only: the Gram matrix is made once for all
   penalties and labels, and the held-out fifth joins it without starting again.
   """
 
-  def __init__(self, x: np.ndarray, one_hot: _OneHot):
-    self._x, self._one_hot = x, one_hot
-    self._mean = x.mean(axis=0, dtype=np.float64)  # (D,)
-    variance = np.zeros_like(self._mean)
-    for rows in _blocks(len(x), x.shape[1]):
-      variance += np.sum((x[rows] - self._mean) ** 2, axis=0)
-    std = np.sqrt(variance / len(x))
-    # What varies less than float32 resolves is a constant: it gets scale 0.
-    alive = std > 1e-6 * np.abs(self._mean)
-    self._scale = np.where(alive, 1.0, 0.0) / np.where(alive, std, 1.0)
-    d, c = x.shape[1], one_hot.width
+  def __init__(self, x: np.ndarray, targets: Targets):
+    self._x, self._targets = x, targets
+    self._mean, self._scale = moments.of(x, np.arange(len(x)))
+    d, c = x.shape[1], targets.width
     self._n, self._sum_x, self._sum_y = 0, np.zeros(d), np.zeros(c)
     self._xx, self._xy = np.zeros((d, d)), np.zeros((d, c))
 
@@ -197,15 +208,15 @@ class _Ridge:
     """Adds the training examples numbered `rows`."""
     self._n += len(rows)
     for block in _blocks(len(rows), self._x.shape[1]):
-      x = (self._x[rows[block]] - self._mean) * self._scale  # (b, D) float64
-      y = self._one_hot.encode(rows[block])  # (b, C)
+      x = self._standardised(self._x[rows[block]])  # (b, D) float64
+      y = self._targets.encode(rows[block])  # (b, C)
       self._sum_x += x.sum(axis=0)
       self._sum_y += y.sum(axis=0)
       self._xx += x.T @ x
       self._xy += x.T @ y
 
-  def scores(self, x: np.ndarray, penalty: float) -> np.ndarray:
-    """Fits the examples added so far; returns the scores (b, C) of x (b, D)."""
+  def fit(self, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits the examples added so far; returns x (b, D) -> scores (b, C)."""
     # Centring the sums is what leaves the intercept without penalty.
     centre_x, centre_y = self._sum_x / self._n, self._sum_y / self._n
     gram = self._xx - np.outer(self._sum_x, centre_x)
@@ -213,12 +224,15 @@ class _Ridge:
     cross = self._xy - np.outer(self._sum_x, centre_y)
     weights = np.linalg.solve(gram, cross)  # (D, C)
     bias = centre_y - centre_x @ weights
-    return np.concatenate(
-      [
-        (x[rows] - self._mean) * self._scale @ weights + bias
-        for rows in _blocks(len(x), x.shape[1])
-      ]
-    )
+
+    def scores(x: np.ndarray) -> np.ndarray:
+      blocks = (self._standardised(x[b]) for b in _blocks(len(x), x.shape[1]))
+      return np.concatenate([block @ weights + bias for block in blocks])
+
+    return scores
+
+  def _standardised(self, x: np.ndarray) -> np.ndarray:
+    return (x.astype(np.float64) - self._mean) * self._scale
 
 
 def _votes(

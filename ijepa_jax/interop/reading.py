@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from ijepa_jax import checkpoint, errors
+from ijepa_jax import checkpoint_files, errors
 from ijepa_jax.data.sources import existing_path
 from ijepa_jax.interop import (
   adapt,
@@ -86,7 +86,7 @@ def open_weights(
   if '://' not in path:  # paths of a bucket are left as they are
     path = existing_path(path, field)
   try:
-    folder = checkpoint.find(path)
+    folder = checkpoint_files.find(path)
   except OSError as error:
     raise errors.UserError(
       f'{field}: {path} cannot be read: {error.strerror}'

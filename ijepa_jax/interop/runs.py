@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from ijepa_jax import checkpoint, errors, optim
+from ijepa_jax import checkpoint_files, errors, optim
 from ijepa_jax.interop import adapt, described, names, weights
 from ijepa_jax.interop.described import Described
 from ijepa_jax.interop.tensors import Tensors
@@ -29,7 +29,7 @@ def open_run(folder: epath.Path, heads: int | None) -> Weights:
   Raises:
     UserError: it cannot be read, or its description is of another model.
   """
-  state = checkpoint.State(folder)
+  state = checkpoint_files.State(folder)
   found = _tensors(state, str(folder))
   target = found.section('target.')
   context = found.section('params.encoder.')
@@ -71,11 +71,12 @@ def open_run(folder: epath.Path, heads: int | None) -> Weights:
     predictor=predictor,
     predictor_size=predictor_size,
     moments=moments,
+    init_std=config.section('model').get('init_std', described.NUMBER),
     **mark,
   )
 
 
-def _tensors(state: checkpoint.State, path: str) -> Tensors:
+def _tensors(state: checkpoint_files.State, path: str) -> Tensors:
   paths = {name.replace('/', '.'): name for name in state.shapes}
   shapes = {name: state.shapes[path] for name, path in paths.items()}
   return Tensors(path, shapes, lambda name: state.read(paths[name]))

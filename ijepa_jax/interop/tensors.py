@@ -277,6 +277,6 @@ def import_torch(what: str) -> Any:
     import torch
   except ImportError:
     raise errors.UserError(
-      f"{what} needs PyTorch: pip install 'ijepa_jax[torch]'"
+      f"{what} needs PyTorch: pip install -e '.[torch]'"
     ) from None
   return torch

@@ -175,6 +175,7 @@ class Weights:
     ours: whether it was trained here, as far as the file says.
     left_out: what the file holds besides, in words.
     crop: share of an image's shorter side that evaluation looks at.
+    init_std: of the kernels before training, where the file says so.
   """
 
   source: str
@@ -189,6 +190,7 @@ class Weights:
   ours: bool = False
   left_out: tuple[str, ...] = ()
   crop: float = 0.875
+  init_std: float | None = None
 
   @property
   def single(self) -> bool:

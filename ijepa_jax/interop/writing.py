@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from ijepa_jax import checkpoint, errors, train_step
+from ijepa_jax import checkpoint, checkpoint_files, errors, train_step
 from ijepa_jax.interop import names, reference, weights
 from ijepa_jax.interop.weights import Architecture, Parameters, Weights, Which
 from ijepa_jax.models import sizes
@@ -138,7 +138,7 @@ def _orbax(held: Weights, folder: str, which: Which | None) -> None:
       'mu': {part: p.tree(host) for part, p in moments.mean.items()},
       'nu': {part: p.tree(host) for part, p in moments.square.items()},
     }
-  checkpoint.write(folder, state, _description(held))
+  checkpoint_files.write(folder, state, _description(held))
 
 
 def _huggingface(held: Weights, folder: str, which: Which | None) -> None:

@@ -15,8 +15,11 @@ Thresholds lie between what was measured on vit_micro at 32 pixels, 480 steps of
 | target variance               | above 0.13   | 0.003    | below 0.02       |
 | prediction / target variance  | above 0.3    | 0.003    | below 0.02       |
 | prediction-target cosine      | above 0.7    | 0.03     | below 0.1        |
+| LiDAR                         | above 25     | 1.0-1.3  | below 2          |
 
-The last two are of the time after the warm-up: until then a healthy predictor,
+LiDAR's failing runs are those with black images (docs/training-health.md): it
+is judged from the first row on, as broken data does not wait for training. The
+two above it are of the time after the warm-up: until then a healthy predictor,
 too, says the same of every patch (0.013 at step 60). All runs are short:
 "healthy" means that features spread, not that probes had improved yet. Larger
 models and longer runs have not been measured.
@@ -24,7 +27,7 @@ models and longer runs have not been measured.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # Even with a short warm-up, a fast target encoder comes near collapse in its
 # first 200 steps and recovers (target variance 0.029 with optim.ema 0.9).
@@ -50,51 +53,97 @@ class _Reading(NamedTuple):
   prediction_target_cosine: float
   best_rankme: float  # highest so far
   best_std: float
+  lidar: float
   width: int  # D
   settled: bool  # the first steps are over
   warm: bool  # and so is the warm-up
 
 
-# Cause -> (is it there, what to say). Comparisons with NaN are false, so what
-# was not measured is never wrong.
-_CAUSES: dict[str, tuple[Callable[[_Reading], bool], str]] = {
-  'rankme': (
+class _Cause(NamedTuple):
+  """What a figure should not be: on the wrong side of a limit.
+
+  The limit is NaN where nothing is judged yet. Comparisons with NaN are false,
+  so what was not measured is never wrong.
+  """
+
+  side: Literal['below', 'above']
+  limit: Callable[[_Reading], float]
+  message: str
+  remedy: str = _REMEDY
+
+
+_CAUSES = {
+  'rankme': _Cause(
+    'below',
     # A share of D as well: training may move 300 directions to 150, not to 50.
-    lambda r: r.rankme < min(0.5 * r.best_rankme, 0.05 * r.width),
+    lambda r: min(0.5 * r.best_rankme, 0.05 * r.width),
     'RankMe fell from {best_rankme:.1f} to {rankme:.1f} of {width}: features '
     'use few directions, so they say little about an image (partial collapse)',
   ),
-  'feature_std': (
-    lambda r: r.feature_std < 0.25 * r.best_std,
+  'feature_std': _Cause(
+    'below',
+    lambda r: 0.25 * r.best_std,
     'the deviation of features over images fell from {best_std:.2g} to '
     '{feature_std:.2g}: all images look alike to the encoder (collapse)',
   ),
-  'image_cosine': (
+  'image_cosine': _Cause(
+    'above',
     # Before training, deep encoders give all images nearly the same features.
-    lambda r: r.warm and r.image_cosine > 0.99,
+    lambda r: 0.99 if r.warm else math.nan,
     'the features of different images have a mean cosine of '
     '{image_cosine:.3f}: all images look alike to the encoder (collapse)',
   ),
-  'target_variance': (
+  'target_variance': _Cause(
+    'below',
     # Targets are layer-normalised: their variance is 1 where the mean is 0.
-    lambda r: r.settled and r.target_variance < 0.02,
+    lambda r: 0.02 if r.settled else math.nan,
     'the variance of targets is {target_variance:.2g} of at most 1: every '
     'patch of every image has the same target, so there is nothing to learn '
     '(collapse)',
   ),
-  'prediction_variance': (
-    lambda r: r.warm and r.prediction_variance < 0.02 * r.target_variance,
+  'prediction_variance': _Cause(
+    'below',
+    lambda r: 0.02 * r.target_variance if r.warm else math.nan,
     'predictions vary {prediction_variance:.2g}, targets '
     '{target_variance:.2g}: the predictor says the same everywhere and ignores '
     'its context',
   ),
-  'prediction_target_cosine': (
-    lambda r: r.warm and r.prediction_target_cosine < 0.1,
+  'prediction_target_cosine': _Cause(
+    'below',
+    lambda r: 0.1 if r.warm else math.nan,
     'predictions and targets have a mean cosine of '
     '{prediction_target_cosine:.2f} after the warm-up: nothing is being '
     'learnt',
   ),
+  'lidar': _Cause(
+    'below',
+    lambda _: 2.0,
+    'LiDAR is {lidar:.2f}: held-out images differ in hardly more than one '
+    'direction, as where many of them are blank or the same',
+    'look at images of the data, as masks.png has them',
+  ),
 }
+
+
+class Judged(NamedTuple):
+  """A figure, and what it was held to.
+
+  Attributes:
+    value: as measured.
+    side: where it would be bad: 'below' the limit, or 'above' it.
+    limit: NaN where the figure is not judged, as in the first steps.
+  """
+
+  value: float
+  side: Literal['below', 'above']
+  limit: float
+
+  @property
+  def bad(self) -> bool:
+    """Whether a run is warned about it."""
+    if self.side == 'below':
+      return self.value < self.limit
+    return self.value > self.limit
 
 
 class HealthWatch:
@@ -102,6 +151,9 @@ class HealthWatch:
 
   A resumed run feeds it the rows of its metrics.jsonl and ignores the answers,
   so that it neither repeats a warning nor forgets what was normal.
+
+  Attributes:
+    judged: figure -> how it was when it was last measured.
   """
 
   def __init__(self, feature_width: int, warmup_steps: int):
@@ -115,6 +167,7 @@ class HealthWatch:
     self._warmup_steps = warmup_steps
     self._best = {'rankme': -math.inf, 'feature_std': -math.inf}
     self._absent: dict[str, int] = {}  # cause seen -> readings without it since
+    self.judged: dict[str, Judged] = {}
 
   def check(self, step: int, metrics: Mapping[str, float]) -> list[str]:
     """Takes the next row of figures.
@@ -140,14 +193,16 @@ class HealthWatch:
       warm=step >= max(self._warmup_steps, _GRACE_STEPS),
     )
     warnings = []
-    for cause, (is_there, message) in _CAUSES.items():
-      if math.isnan(figures[cause]):
+    for name, cause in _CAUSES.items():
+      if math.isnan(figures[name]):
         continue
-      if is_there(reading):
-        if self._absent.get(cause, _QUIET_READINGS) >= _QUIET_READINGS:
-          what = message.format(**reading._asdict())
-          warnings.append(f'warning: {what}; {_REMEDY}')
-        self._absent[cause] = 0
-      elif cause in self._absent:
-        self._absent[cause] += 1
+      judged = Judged(figures[name], cause.side, cause.limit(reading))
+      self.judged[name] = judged
+      if judged.bad:
+        if self._absent.get(name, _QUIET_READINGS) >= _QUIET_READINGS:
+          what = cause.message.format(**reading._asdict())
+          warnings.append(f'warning: {what}; {cause.remedy}')
+        self._absent[name] = 0
+      elif name in self._absent:
+        self._absent[name] += 1
     return warnings

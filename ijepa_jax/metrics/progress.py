@@ -46,7 +46,7 @@ class Progress:
     self._mark: tuple[int, float] | None = None  # step and time of a report
     self._seconds_per_step: float | None = None
     self._bar = None
-    if enabled and _has_cursor(self._stream):
+    if enabled and has_cursor(self._stream):
       self._bar = tqdm.tqdm(
         total=total_steps,
         initial=start_step,
@@ -111,7 +111,7 @@ class Progress:
     return '  '.join(parts)
 
 
-def _has_cursor(stream: TextIO) -> bool:
+def has_cursor(stream: TextIO) -> bool:
   """Whether a line of the stream can be written over."""
   if not stream.isatty() or os.environ.get('TERM') == 'dumb':
     return False

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ijepa_jax.errors import UserError
+from ijepa_jax.errors import StorageError, UserError
 
 FILE_NAME = 'metrics.jsonl'
 TENSORBOARD_DIR = 'tensorboard'
@@ -85,7 +85,8 @@ class MetricWriter:
         None for a run that starts from nothing: all rows are.
 
     Raises:
-      UserError: a file cannot be written, or wandb is on and not installed.
+      StorageError: a file cannot be written.
+      UserError: wandb is on and not installed.
     """
     self._path = pathlib.Path(workdir) / FILE_NAME
     first_new_step = 0 if resume_step is None else resume_step + 1
@@ -109,7 +110,7 @@ class MetricWriter:
       metrics: name -> scalar. Names are grouped by what is before their '/'.
 
     Raises:
-      UserError: the row could not be written, for example on a full disk.
+      StorageError: the row could not be written, as on a full disk.
     """
     now = time.time()
     values = {name: float(value) for name, value in metrics.items()}
@@ -142,10 +143,7 @@ def _disk_errors(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    raise UserError(
-      f'cannot write {path}: {error.strerror}; mend that and run the same '
-      'command again'
-    ) from error
+    raise StorageError(f'cannot write {path}: {error.strerror}') from error
 
 
 def _keep_rows_before(path: pathlib.Path, step: int) -> None:

@@ -6,13 +6,14 @@ layer norms and softmax in float32.
 
 import functools
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ijepa_jax.models import attention as attention_lib
 from ijepa_jax.models import elementwise, sizes
 
 # eps of every affine layer norm (reference: `partial(nn.LayerNorm, eps=1e-6)`).
@@ -23,19 +24,25 @@ EPSILON = 1e-6
 # with the bounds' defaults), so a plain normal is the same law.
 INIT_STD = 0.02
 
-# Added to the logits of tokens that are not to be looked at.
-_MASKED = -1e30
+# Names of an array's axes, for `Constrain`: None is any other axis. A kernel's
+# input channels are `shard`: what is split to save memory, not work.
+Axes = tuple[Literal['batch', 'shard', 'heads'] | None, ...]
 
-# `constrain(x)` pins the sharding of activations; models know no mesh.
-Constrain = Callable[[jax.Array], jax.Array]
+
+class Constrain(Protocol):
+  """Pins the sharding of an array; models know no mesh."""
+
+  def __call__(self, x: jax.Array, axes: Axes = ('batch',)) -> jax.Array:
+    """Returns `x`, an activation unless `axes` says otherwise."""
 
 
 class Position(nnx.Variable):
   """A stored table that is not trained (sin-cos at initialisation)."""
 
 
-def identity(x: jax.Array) -> jax.Array:
+def identity(x: jax.Array, axes: Axes = ('batch',)) -> jax.Array:
   """The constraint of a model that runs on one device."""
+  del axes
   return x
 
 
@@ -59,46 +66,6 @@ def sincos_positions(width: int, grid: int) -> np.ndarray:
   return table.reshape(grid * grid, width).astype(np.float32)
 
 
-def attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  lengths: jax.Array | None,
-  implementation: Literal['xla', 'cudnn'],
-) -> jax.Array:
-  """Softmax attention over the first `lengths` tokens of each row.
-
-  Args:
-    query: `(B, Q, H, D)`.
-    key: `(B, N, H, D)`.
-    value: `(B, N, H, D)`.
-    lengths: `(B,)` int32 valid tokens, or None when all are valid. Outputs at
-      invalid positions are meaningless but finite.
-    implementation: `'xla'` or `'cudnn'`.
-
-  Returns:
-    `(B, Q, H, D)`.
-  """
-  if implementation == 'cudnn':
-    return jax.nn.dot_product_attention(
-      query,
-      key,
-      value,
-      key_value_seq_lengths=lengths,
-      implementation='cudnn',
-    )
-  logits = jnp.einsum(
-    'bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32
-  )
-  logits *= query.shape[-1] ** -0.5
-  if lengths is not None:
-    valid = jnp.arange(key.shape[1]) < lengths[:, None, None, None]
-    # Added, not selected: the backward pass has nothing to do.
-    logits += jnp.where(valid, 0.0, _MASKED)
-  weights = elementwise.softmax(logits, value.dtype)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-
-
 class Linear(nnx.Module):
   """A linear layer that sees all tokens of all images as rows of one matrix.
 
@@ -120,15 +87,42 @@ class Linear(nnx.Module):
     self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (out,)))
     self.dtype = dtype
 
-  def __call__(
-    self, inputs: jax.Array, channels: slice = slice(None)
-  ) -> jax.Array:
-    """Maps `(..., width)` to some of the output channels, default all."""
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps `(..., width)` to `(..., out)`."""
     rows = inputs.reshape(-1, inputs.shape[-1])
-    kernel, bias = self.kernel[:, channels], self.bias[channels]
-    rows = rows.astype(self.dtype) @ kernel.astype(self.dtype)
-    rows += bias.astype(self.dtype)
+    rows = rows.astype(self.dtype) @ self.kernel.astype(self.dtype)
+    rows += self.bias.astype(self.dtype)
     return rows.reshape(*inputs.shape[:-1], -1)
+
+  def parts(
+    self, inputs: jax.Array, first: int, stop: int, constrain: Constrain
+  ) -> jax.Array:
+    """Some of the equal parts, as wide as the input, that the output has.
+
+    Devices that share a layer need their own heads of every part, and the
+    parts are stored one behind the other. So the kernel is stored split along
+    its input channels, and the split moves to the heads here: a kernel is less
+    to send than activations.
+
+    Args:
+      inputs: `(B, N, D)`.
+      first: number of the first part.
+      stop: number of the part to stop before.
+      constrain: pins the sharding of the kernel.
+
+    Returns:
+      `(B, N, stop - first, D)`.
+    """
+    width = inputs.shape[-1]
+    channels = slice(first * width, stop * width)
+    kernel = self.kernel[:, channels].astype(self.dtype)
+    kernel = kernel.reshape(width, stop - first, width)
+    kernel = constrain(kernel, ('shard', None, 'heads'))
+    bias = self.bias[channels].astype(self.dtype).reshape(-1, width)
+    bias = constrain(bias, (None, None))  # else split across the parts
+    rows = inputs.reshape(-1, width).astype(self.dtype)
+    rows = jnp.einsum('nd,dpe->npe', rows, kernel) + bias
+    return rows.reshape(*inputs.shape[:2], -1, width)
 
 
 class LayerNorm(nnx.Module):
@@ -173,6 +167,7 @@ class Block(nnx.Module):
     lengths: jax.Array | None = None,
     keep: tuple[jax.Array | float, jax.Array | float] = (1.0, 1.0),
     outputs: int | None = None,
+    constrain: Constrain = identity,
   ) -> jax.Array:
     """Applies the block.
 
@@ -183,31 +178,45 @@ class Block(nnx.Module):
         `(B, 1, 1)` for drop path.
       outputs: how many of the first tokens are wanted, or None for all; the
         others are only looked at.
+      constrain: pins shardings.
 
     Returns:
       `(B, N, D)`, or `(B, outputs, D)`.
     """
-    query, key, value = self._query_key_value(self.norm1(x), outputs)
-    y = attention(query, key, value, lengths, self.attention)
+    query, key, value = self._query_key_value(self.norm1(x), outputs, constrain)
+    y = attention_lib.attend(query, key, value, lengths, self.attention)
     x = x[:, :outputs]
     x = x + keep[0] * self.proj(y.reshape(x.shape))
     y = elementwise.gelu(self.fc1(self.norm2(x)))
     return x + keep[1] * self.fc2(y)
 
+  def attention_weights(self, x: jax.Array) -> jax.Array:
+    """How much each token looks at the others when all are valid.
+
+    Args:
+      x: tokens `(B, N, D)`, as for a call.
+
+    Returns:
+      `(B, H, N, N)` float32, asking token before the one that is looked at; a
+      row sums to 1.
+    """
+    query, key, _ = self._query_key_value(self.norm1(x), None, identity)
+    return attention_lib.weights(query, key, None, jnp.float32)
+
   def _query_key_value(
-    self, x: jax.Array, queries: int | None
+    self, x: jax.Array, queries: int | None, constrain: Constrain
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`(B, queries, H, D / H)` and twice `(B, N, H, D / H)`."""
-    width = x.shape[-1]
     if queries is None:
-      parts = jnp.split(self.qkv(x), 3, axis=-1)
+      parts = self.qkv.parts(x, 0, 3, constrain)
+      query, key, value = (parts[:, :, i] for i in range(3))
     else:
-      parts = [
-        self.qkv(x[:, :queries], slice(0, width)),
-        *jnp.split(self.qkv(x, slice(width, 3 * width)), 2, axis=-1),
-      ]
+      query = self.qkv.parts(x[:, :queries], 0, 1, constrain)[:, :, 0]
+      parts = self.qkv.parts(x, 1, 3, constrain)
+      key, value = parts[:, :, 0], parts[:, :, 1]
     query, key, value = (
-      part.reshape(*part.shape[:2], self.heads, -1) for part in parts
+      part.reshape(*part.shape[:2], self.heads, -1)
+      for part in (query, key, value)
     )
     return query, key, value
 
@@ -279,7 +288,8 @@ class Trunk(nnx.Module):
     def body(x, layer, outputs=None):
       block, rate, key = layer
       keep = (1.0, 1.0) if key is None else _drop_path(key, rate, x)
-      return constrain(block(x, lengths, keep, outputs)), None
+      x = block(x, lengths, keep, outputs, constrain)
+      return constrain(x), None
 
     rematerialise = functools.partial(_rematerialise, policy=self.remat)
     layers = self.blocks, rates, keys
@@ -306,19 +316,45 @@ class Trunk(nnx.Module):
     Returns:
       `(B, N, D)` float32 by block.
     """
-
-    def body(x, block):
-      return block(x), None
-
     outputs = {}
     first = 0
     for layer in sorted(set(layers)):
-      part = slice(first, layer + 1)
-      blocks = jax.tree.map(lambda p: p[part], self.blocks)  # noqa: B023
-      x, _ = jax.lax.scan(body, x, blocks, unroll=self.unroll)
+      x = self._apply(x, first, layer + 1)
       outputs[layer] = self.norm(x)
       first = layer + 1
     return outputs
+
+  def attention_weights(
+    self, x: jax.Array, layers: Collection[int]
+  ) -> dict[int, jax.Array]:
+    """What the heads of some blocks look at.
+
+    Computed from queries and keys once more, because fused implementations
+    of attention never hold the weights.
+
+    Args:
+      x: tokens `(B, N, D)`.
+      layers: numbers of blocks from 0.
+
+    Returns:
+      `(B, H, N, N)` float32 by block, see `Block.attention_weights`.
+    """
+    weights = {}
+    first = 0
+    for layer in sorted(set(layers)):
+      x = self._apply(x, first, layer)
+      block = jax.tree.map(lambda p, i=layer: p[i], self.blocks)
+      weights[layer] = block.attention_weights(x)
+      first = layer
+    return weights
+
+  def _apply(self, x: jax.Array, first: int, stop: int) -> jax.Array:
+    """Blocks `first` to `stop - 1`, without the final norm."""
+    blocks = jax.tree.map(lambda p: p[first:stop], self.blocks)
+    x, _ = jax.lax.scan(
+      lambda x, block: (block(x), None), x, blocks, unroll=self.unroll
+    )
+    return x
 
 
 def _drop_path(

@@ -35,4 +35,6 @@ SIZES = {
   'vit_large': Size(1024, 24, 16),
   'vit_huge': Size(1280, 32, 16),
   'vit_giant': Size(1408, 40, 16, fractions.Fraction(48, 11)),
+  # ViT-G, 1.8 billion parameters (Zhai et al., CVPR 2022, table 2).
+  'vit_gigantic': Size(1664, 48, 16, fractions.Fraction(64, 13)),
 }

@@ -99,9 +99,18 @@ class Encoder(nnx.Module):
     self, images: jax.Array, layers: Collection[int]
   ) -> dict[int, jax.Array]:
     """Features `(B, N, D)` after some blocks and the final norm, by block."""
+    return self.trunk.intermediate(self._embed(images), layers)
+
+  def attention_weights(
+    self, images: jax.Array, layers: Collection[int]
+  ) -> dict[int, jax.Array]:
+    """What patches look at, `(B, H, N, N)`, by block (`Trunk`)."""
+    return self.trunk.attention_weights(self._embed(images), layers)
+
+  def _embed(self, images: jax.Array) -> jax.Array:
+    """Tokens `(B, N, D)` of all patches."""
     x = patchify(images, self.patch_size)
-    x = self.patch_embed(x) + jax.lax.stop_gradient(self.pos_embed[...])
-    return self.trunk.intermediate(x, layers)
+    return self.patch_embed(x) + jax.lax.stop_gradient(self.pos_embed[...])
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = arguments.Parser(
     prog='python -m ijepa_jax.prepare',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

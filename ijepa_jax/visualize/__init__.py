@@ -1,1 +1,1 @@
-"""Pictures of masks and training, drawn with matplotlib as PNG files."""
+"""Pictures of masks, training and features, as PNG files."""

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -16,6 +16,7 @@ from matplotlib.ticker import (
   PercentFormatter,
 )
 
+from ijepa_jax.metrics import series
 from ijepa_jax.visualize import figure as fig
 
 Figures = Mapping[str, float]
@@ -23,8 +24,6 @@ Figures = Mapping[str, float]
 _BLUE, _RED = '#0072B2', '#D55E00'
 _PROBES = (('knn', 'k-NN', _BLUE), ('linear', 'linear', _RED))
 _LABELS_PER_ROW = 4
-# The smoothed loss averages over this share of the run.
-_SMOOTHING = 0.02
 
 
 def draw_curves(
@@ -49,7 +48,7 @@ def draw_curves(
   ]
   columns = min(len(labels), _LABELS_PER_ROW)
   label_rows = math.ceil(len(labels) / _LABELS_PER_ROW)
-  heights = [2.9] + ([0.35] + [2.5] * label_rows if labels else []) + [1.8]
+  heights = [2.9, 2.5] + ([0.35] + [2.5] * label_rows if labels else []) + [1.8]
   figure = Figure(
     figsize=(12.5, sum(heights)),
     layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
@@ -64,15 +63,29 @@ def draw_curves(
   ):
     _draw_figure(figure.add_subplot(place), rows, name, title, unit)
 
+  _draw_figure(
+    figure.add_subplot(grid[1, :3]), rows, 'health/lidar', 'LiDAR',
+    'directions that tell images apart',
+  )  # fmt: skip
+  for name, title, unit, place in (
+    ('rankme_block', 'RankMe by block', 'directions in use', grid[1, 3:6]),
+    ('attention_entropy', 'Attention entropy', 'of its maximum', grid[1, 6:9]),
+  ):
+    _draw_blocks(figure.add_subplot(place), rows, name, title, unit)
+  _draw_figure(
+    figure.add_subplot(grid[1, 9:]), rows, 'health/image_cosine',
+    'Image cosine', 'mean over pairs',
+  )  # fmt: skip
+
   for i, label in enumerate(labels):
     row, column = divmod(i, columns)
     left, right = 12 * column // columns, 12 * (column + 1) // columns
-    axis = figure.add_subplot(grid[2 + row, left:right])
+    axis = figure.add_subplot(grid[3 + row, left:right])
     _draw_probes(axis, rows, label, chance or {}, pixels or {})
     if column == 0:
       axis.set_ylabel('held-out accuracy', color=fig.MUTED, fontsize=8)
     if i == 0:
-      legend = figure.add_subplot(grid[1, :])
+      legend = figure.add_subplot(grid[2, :])
       legend.set_axis_off()
       legend.legend(
         *axis.get_legend_handles_labels(),
@@ -101,19 +114,6 @@ def _names(rows: Sequence[Figures]) -> list[str]:
   return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _series(
-  rows: Sequence[Figures], name: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Steps and finite values of one figure."""
-  points = [
-    (row['step'], row[name])
-    for row in rows
-    if name in row and math.isfinite(row[name])
-  ]
-  array = np.array(points, float).reshape(-1, 2)
-  return array[:, 0], array[:, 1]
-
-
 def _panel(axis: Axes, title: str, unit: str) -> None:
   axis.set_title(title, loc='left', fontsize=10, color=fig.INK, weight='bold')
   axis.set_ylabel(unit, color=fig.MUTED, fontsize=8)
@@ -135,12 +135,14 @@ def _plain(value: float, _position: float) -> str:
 
 def _draw_loss(axis: Axes, rows: Sequence[Figures]) -> None:
   _panel(axis, 'Loss', '')
-  steps, loss = _series(rows, 'train/loss')
+  steps, loss = series.of(rows, 'train/loss')
   if not len(loss):
     _say_missing(axis)
     return
   axis.plot(steps, loss, color=_BLUE, alpha=0.35, linewidth=0.8, label='raw')
-  axis.plot(steps, _smooth(loss), color=_BLUE, linewidth=1.8, label='smoothed')
+  axis.plot(
+    steps, series.smooth(loss), color=_BLUE, linewidth=1.8, label='smoothed'
+  )
   axis.set_xlabel('step', color=fig.MUTED, fontsize=8)
   axis.legend(frameon=False, fontsize=8, labelcolor=fig.INK)
   if loss.min() > 0:
@@ -159,7 +161,7 @@ def _draw_figure(
   color: str = _BLUE,
 ) -> None:
   _panel(axis, title, unit)
-  steps, values = _series(rows, name)
+  steps, values = series.of(rows, name)
   if not len(values):
     _say_missing(axis)
     return
@@ -167,6 +169,27 @@ def _draw_figure(
   axis.plot(
     steps, values, color=color, linewidth=1.6, marker=marker, markersize=3
   )
+
+
+def _draw_blocks(
+  axis: Axes, rows: Sequence[Figures], name: str, title: str, unit: str
+) -> None:
+  """One line per block, the darker the later, the first and last named."""
+  _panel(axis, title, unit)
+  names = series.blocks(rows, name)
+  shades = matplotlib.colormaps['viridis_r']
+  for i, block in enumerate(names):
+    steps, values = series.of(rows, block)
+    ends = i in (0, len(names) - 1)
+    axis.plot(
+      steps, values, linewidth=1.4,
+      color=shades(0.15 + 0.85 * i / max(1, len(names) - 1)),
+      label=f'block {block.rsplit("/", 1)[1]}' if ends else None,
+    )  # fmt: skip
+  if names:
+    axis.legend(frameon=False, fontsize=8, labelcolor=fig.INK)
+  else:
+    _say_missing(axis)
 
 
 def _draw_probes(
@@ -180,7 +203,7 @@ def _draw_probes(
   axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   for probe, title, color in _PROBES:
     key = f'probe/{label}/{probe}'
-    steps, values = _series(rows, key)
+    steps, values = series.of(rows, key)
     marker = 'o' if len(values) < 40 else ''
     axis.plot(
       steps, values, color=color, linewidth=1.6, marker=marker, markersize=3,
@@ -209,12 +232,3 @@ def _say_missing(axis: Axes) -> None:
     color=fig.MUTED, fontsize=8,
   )  # fmt: skip
   axis.set(xticks=[], yticks=[])
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Centred moving average; the window shrinks towards both ends."""
-  n = len(values)
-  i = np.arange(n)
-  half = np.minimum(int(n * _SMOOTHING / 2), np.minimum(i, n - 1 - i))
-  sums = np.concatenate([[0.0], np.cumsum(values)])
-  return (sums[i + half + 1] - sums[i - half]) / (2 * half + 1)

@@ -6,7 +6,7 @@ import pathlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ijepa_jax.errors import UserError
+from ijepa_jax.errors import StorageError
 
 # Okabe & Ito 2008: told apart with any kind of colour vision, here in an order
 # that also differs in lightness from one to the next.
@@ -24,6 +24,11 @@ MUTED = '#7a7a7a'
 FAINT = '#dddddd'
 
 
+def two_places(value: float) -> str:
+  """A number to two places, never -0.00."""
+  return f'{round(float(value), 2) + 0.0:.2f}'
+
+
 def save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
   """Writes a PNG; a reader sees the old picture or the new one, whole.
 
@@ -33,7 +38,7 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
     dpi: pixels per inch.
 
   Raises:
-    UserError: the file cannot be written.
+    StorageError: the file cannot be written.
   """
   path = pathlib.Path(path)
   temporary = path.with_name(path.name + '.tmp')
@@ -43,6 +48,6 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
       figure.savefig(file, format='png', dpi=dpi, facecolor='white')
     os.replace(temporary, path)
   except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror}') from error
+    raise StorageError(f'cannot write {path}: {error.strerror}') from error
   finally:
     temporary.unlink(missing_ok=True)

@@ -1,20 +1,18 @@
 """A picture of masks: what the context encoder sees and what is predicted."""
 
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ijepa_jax.visualize import figure as fig
+from ijepa_jax.visualize import patches
 
 MAX_IMAGES = 6
 _CELL = 1.7  # inches per image
-_FADED = 205.0  # of 255: what is left out stands off from black and from white
+_MIN_WIDTH = 6.8  # of the page: room for title and legend
 
 
 def draw_masks(
@@ -42,7 +40,8 @@ def draw_masks(
   colors = [fig.COLORS[m % len(fig.COLORS)] for m in range(num_targets)]
 
   left, right, top, bottom = 1.35, 0.15, 0.6, 0.5  # inches
-  width = left + n * _CELL + right
+  width = max(left + n * _CELL + right, _MIN_WIDTH)
+  right = width - left - n * _CELL
   height = top + 3 * _CELL + bottom
   figure = Figure(figsize=(width, height))
   axes = figure.subplots(
@@ -61,13 +60,15 @@ def draw_masks(
   for i, image in enumerate(images):
     context = batch['context'][i, : batch['context_length'][i]]
     targets = batch['target'][i, :, : batch['target_length'][i]]
-    seen = _as_grid(context, grid)
-    _show(axes[0, i], image)
-    _show(axes[1, i], _dim(image, seen, patch_size))
-    _outline(axes[1, i], [(fig.INK, seen)], patch_size, 0.8)
-    _show(axes[2, i], _dim(image, np.zeros_like(seen), patch_size, 0.35))
-    blocks = [_as_grid(target, grid) for target in targets]
-    _outline(
+    seen = patches.as_grid(context, grid)
+    patches.show(axes[0, i], image)
+    patches.show(axes[1, i], patches.fade(image, seen, patch_size))
+    patches.outline(axes[1, i], [(fig.INK, seen)], patch_size, 0.8)
+    patches.show(
+      axes[2, i], patches.fade(image, np.zeros_like(seen), patch_size, 0.35)
+    )
+    blocks = [patches.as_grid(target, grid) for target in targets]
+    patches.outline(
       axes[2, i], list(zip(colors, blocks, strict=True)), patch_size, 2.2
     )
 
@@ -97,72 +98,10 @@ def draw_masks(
     ],
     loc='lower left',
     bbox_to_anchor=(left / width, 0.05 / height),
-    ncols=min(num_targets, 2 * n),
+    ncols=min(num_targets, max(4, 2 * n)),
     frameon=False,
     fontsize=9,
     borderaxespad=0.4,
     borderpad=0,
   )
   fig.save(figure, path)
-
-
-def _as_grid(patches: np.ndarray, grid: int) -> np.ndarray:
-  """Patch numbers -> (grid, grid) bool."""
-  inside = np.zeros(grid * grid, bool)
-  inside[patches] = True
-  return inside.reshape(grid, grid)
-
-
-def _dim(
-  image: np.ndarray, seen: np.ndarray, patch_size: int, strength: float = 0.85
-) -> np.ndarray:
-  """Fades all but the seen patches towards a grey that few images have."""
-  keep = np.kron(seen, np.ones((patch_size, patch_size), bool))[..., None]
-  faded = image + (_FADED - image) * strength
-  return np.where(keep, image, faded).astype(np.uint8)
-
-
-def _show(axis: Axes, image: np.ndarray) -> None:
-  size = len(image)
-  axis.imshow(image, extent=(0, size, size, 0), interpolation='nearest')
-  axis.set(xticks=[], yticks=[])
-  axis.spines[:].set(color=fig.FAINT, linewidth=0.8)
-
-
-def _outline(
-  axis: Axes,
-  sets: Sequence[tuple[str, np.ndarray]],
-  patch_size: int,
-  width: float,
-) -> None:
-  """Draws the borders of (colour, set of patches), whatever their shape.
-
-  An edge that several sets share is drawn as dashes of all their colours.
-  """
-  owners: dict[tuple, list[str]] = {}
-  for color, inside in sets:
-    for edge in _edges(inside):
-      owners.setdefault(edge, []).append(color)
-  pieces, piece_colors = [], []
-  for (start, end), colors in owners.items():
-    ends = np.linspace(start, end, len(colors) + 1) * patch_size
-    pieces += list(itertools.pairwise(ends))
-    piece_colors += colors
-  axis.add_collection(
-    LineCollection(
-      pieces,
-      colors=piece_colors,
-      linewidths=width,
-      capstyle='projecting',
-      clip_on=False,
-    )
-  )
-
-
-def _edges(inside: np.ndarray) -> Iterator[tuple]:
-  """Unit edges ((x, y), (x, y)) between patches inside and outside."""
-  padded = np.pad(inside, 1)
-  for y, x in np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1]).tolist():
-    yield (x, y), (x + 1, y)
-  for y, x in np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:]).tolist():
-    yield (x, y), (x, y + 1)

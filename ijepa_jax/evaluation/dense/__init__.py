@@ -1,0 +1,1 @@
+"""Light heads on frozen patch tokens: segmentation and detection."""

@@ -1,0 +1,42 @@
+"""Keeps off the screen what else is said of a save that failed.
+
+Its reason is told in one line and kept (`checkpoint.Checkpoints`). Orbax logs
+it with a traceback as well; and it leaves the other arrays' writes, which have
+failed too, to asyncio, which tells of each when it is collected.
+"""
+
+import logging
+import os
+import sys
+import traceback
+import types
+
+_ORBAX = os.path.join('orbax', 'checkpoint', '')
+
+
+def silence() -> None:
+  """Silences it in this process, from now on; once or often."""
+  logging.getLogger('absl').addFilter(_is_no_orbax_traceback)
+  logging.getLogger('asyncio').addFilter(_is_no_failed_write)
+  sys.unraisablehook = _hide_closed_loop
+
+
+def _is_no_orbax_traceback(record: logging.LogRecord) -> bool:
+  return not (record.exc_info and 'orbax' in record.pathname)
+
+
+def _is_no_failed_write(record: logging.LogRecord) -> bool:
+  """False for the exception of an Orbax task that nobody awaits any more."""
+  return not (record.exc_info and _passed_orbax(record.exc_info[2]))
+
+
+def _passed_orbax(trace: types.TracebackType | None) -> bool:
+  return any(
+    _ORBAX in frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)
+  )
+
+
+def _hide_closed_loop(unraisable: 'sys.UnraisableHookArgs') -> None:
+  """After a failed write TensorStore calls a loop that Orbax has closed."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)

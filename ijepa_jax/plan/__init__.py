@@ -1,0 +1,1 @@
+"""Memory, time and network of a training step, before any device is paid."""
