@@ -110,6 +110,7 @@ def draw(folder: pathlib.Path) -> None:
   rows = {
     name: writers.read_metrics(RESULTS / f'{name}.jsonl') for name in RUNS
   }
+  folder.mkdir(parents=True, exist_ok=True)
   for name in RUNS:
     figure = Figure(figsize=(12, 5), layout='constrained')
     figure.suptitle(TITLES[name], x=0.01, ha='left', fontsize=13, color=fig.INK)

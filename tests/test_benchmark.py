@@ -211,7 +211,7 @@ def test_the_command_writes_a_record(tmp_path, capsys):
   ('arguments', 'message'),
   [
     (['stop'], "'stop': expected one of .*; nearest: step"),
-    ([], "'': expected one of step, input"),
+    ([], 'expected one of step, input, masks, startup, checkpoint, all$'),
     (['step'], '--config is missing'),
     (['step', '--config=nothing.py'], '--config=nothing.py: no such file'),
     (['step', *CONFIG, '--config.batch=8'], "unknown field 'batch'"),

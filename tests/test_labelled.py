@@ -47,6 +47,18 @@ def test_a_fifth_is_held_out_where_there_is_no_test_split(tmp_path):
   assert set(fewer.records) <= set(train.records)
 
 
+def test_other_masks_are_other_data(tmp_path):
+  names = [f'{kind}/{k}' for kind in ('images', 'masks') for k in range(10)]
+  data = images(tmp_path / 'data', *names)
+  train, _ = labelled.open_splits(request(data))
+  again, _ = labelled.open_splits(request(data))
+  assert again.fingerprint == train.fingerprint
+  mask = tmp_path / 'data' / 'masks' / f'{train.records[0]}.png'
+  Image.new('L', (8, 8), 1).save(mask)
+  changed, _ = labelled.open_splits(request(data))
+  assert changed.fingerprint != train.fingerprint
+
+
 def test_too_few_images_are_one_line(tmp_path):
   data = images(tmp_path / 'data', 'images/a', 'masks/a')
   with pytest.raises(errors.UserError, match=r'0 of the 1 images.*expected 2'):

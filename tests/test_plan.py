@@ -280,6 +280,7 @@ BASE = [
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
+    (['--devices=8'], 'expected --accelerator, one of a100-40gb, .*tpu-v6e$'),
     (['--accelerator=h10', '--devices=8'], 'h10: .*nearest: h100-80gb'),
     ([], 'expected --devices=N or --sweep'),
     (['--devices=8', '--sweep'], 'expected --devices=N or --sweep'),

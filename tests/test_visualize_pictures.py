@@ -263,4 +263,4 @@ class TestAttention:
     [(1, (0,)), (4, (0, 1, 2, 3)), (12, (0, 2, 4, 7, 9, 11))],
   )
   def test_first_and_last_layer_are_drawn(self, depth, expected):
-    assert attention.layers_to_draw(depth) == expected
+    assert attention.blocks_to_draw(depth) == expected

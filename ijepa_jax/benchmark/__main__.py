@@ -163,7 +163,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   if {'-h', '--help'} & set(argv):
     parser.print_help()
     raise SystemExit(0)
-  kind, *rest = argv or ['']
+  if not argv:
+    raise errors.UserError(f'expected one of {", ".join(_KINDS)}')
+  kind, *rest = argv
   if kind not in _KINDS:
     raise errors.UserError(
       f"'{kind}': expected one of {', '.join(_KINDS)}; nearest: "

@@ -101,8 +101,10 @@ class MaskFolder:
   def record_id(self, index: int) -> str:
     return self._images.record_id(index)
 
-  def stamp(self, index: int) -> tuple[int, int]:
-    return self._images.stamp(index)
+  def stamp(self, index: int) -> tuple[int, ...]:
+    """Of image and mask, see `folder.FolderSource.stamp`."""
+    mask = folder.file_stamp(self._mask_file(index))
+    return *self._images.stamp(index), *mask
 
   def mask(self, index: int) -> np.ndarray:
     """Returns (H, W) uint8.

@@ -110,11 +110,15 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.print_help()
     raise SystemExit(0)
   args, config_arguments = arguments.parse_with_config(parser, argv)
-  if args.accelerator not in ACCELERATORS:
-    named = '' if args.accelerator is None else f'={args.accelerator}'
+  if args.accelerator is None:
     raise errors.UserError(
-      f'--accelerator{named}: expected one of {", ".join(ACCELERATORS)}; '
-      f'nearest: {closest(args.accelerator or "", ACCELERATORS)}'
+      f'expected --accelerator, one of {", ".join(ACCELERATORS)}'
+    )
+  if args.accelerator not in ACCELERATORS:
+    raise errors.UserError(
+      f'--accelerator={args.accelerator}: expected one of '
+      f'{", ".join(ACCELERATORS)}; nearest: '
+      f'{closest(args.accelerator, ACCELERATORS)}'
     )
   if (args.devices is None) != args.sweep:
     raise errors.UserError('expected --devices=N or --sweep, one of the two')

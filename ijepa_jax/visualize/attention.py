@@ -8,19 +8,19 @@ from ijepa_jax.visualize import figure as fig
 from ijepa_jax.visualize import patches
 from ijepa_jax.visualize.sheet import Sheet
 
-TITLE = 'Where the encoder looks: attention by layer and head'
+TITLE = 'Where the encoder looks: attention by block and head'
 EXPLANATION = (
-  'From which patches each head of each layer takes what it adds to one patch, '
+  'From which patches each head of each block takes what it adds to one patch, '
   'and from how many.'
 )
 
-_LAYERS = 6
+_BLOCKS = 6
 _HEADS = 6
 
 
-def layers_to_draw(depth: int) -> tuple[int, ...]:
+def blocks_to_draw(depth: int) -> tuple[int, ...]:
   """At most 6 of the blocks, the first and the last among them."""
-  count = min(depth, _LAYERS)
+  count = min(depth, _BLOCKS)
   return tuple(np.linspace(0, depth - 1, count).round().astype(int).tolist())
 
 
@@ -44,7 +44,7 @@ def draw_attention(
   patch: int,
   depth: int,
 ) -> None:
-  """Draws attention from a patch, a row per layer and a column per head.
+  """Draws attention from a patch, a row per block and a column per head.
 
   Args:
     path: of the PNG, written atomically.
@@ -58,7 +58,7 @@ def draw_attention(
   side = len(image) // grid
   # Heads are in no order: evenly spaced ones are as good as any.
   chosen = np.linspace(0, heads - 1, min(heads, _HEADS)).round().astype(int)
-  names = [f'head {head + 1}' for head in chosen.tolist()]
+  names = [f'head {head}' for head in chosen.tolist()]
   sheet = Sheet(
     len(weights),
     len(chosen) + 2,
@@ -75,7 +75,7 @@ def draw_attention(
     foot=0.0,
   )
   asked = patches.as_grid(np.array([patch]), grid)
-  for row, (layer, attention) in enumerate(weights.items()):
+  for row, (block, attention) in enumerate(weights.items()):
     axis = sheet.tile(row, 0)
     patches.show(axis, image)
     patches.outline(axis, [(fig.INK, asked)], side, 3)
@@ -90,5 +90,5 @@ def draw_attention(
       if column <= len(chosen):
         patches.outline(axis, [(fig.COLORS[6], asked)], side, 1)
       patches.note(axis, f'{spread:.0f}')
-    sheet.label(row, f'layer {layer + 1}', f'of {depth}')
+    sheet.label(row, f'block {block}', f'of 0 to {depth - 1}')
   sheet.save(path)

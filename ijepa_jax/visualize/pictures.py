@@ -58,14 +58,14 @@ def _similarity(seen: Subject, path: pathlib.Path) -> Mapping[str, float]:
 
 def _attention(seen: Subject, path: pathlib.Path) -> Mapping[str, float]:
   depth = seen.encoder.architecture.size.depth
-  layers = attention.layers_to_draw(depth)
+  blocks = attention.blocks_to_draw(depth)
   weights = seen.encoder.attention(
-    train_step.normalise(seen.pixels[:1]), layers
+    train_step.normalise(seen.pixels[:1]), blocks
   )
   attention.draw_attention(
     path,
     seen.pixels[0],
-    {layer: np.asarray(w[0]) for layer, w in zip(layers, weights)},
+    {block: np.asarray(w[0]) for block, w in zip(blocks, weights)},
     seen.patch,
     depth,
   )
