@@ -280,7 +280,6 @@ BASE = [
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--devices=8'], 'expected --accelerator, one of a100-40gb, .*tpu-v6e$'),
     (['--accelerator=h10', '--devices=8'], 'h10: .*nearest: h100-80gb'),
     ([], 'expected --devices=N or --sweep'),
     (['--devices=8', '--sweep'], 'expected --devices=N or --sweep'),
@@ -294,6 +293,12 @@ BASE = [
 def test_bad_arguments_end_in_one_line(arguments, message):
   with pytest.raises(errors.UserError, match=message):
     command.main([*BASE, *arguments])
+
+
+def test_an_accelerator_must_be_named():
+  expected = 'expected --accelerator, one of a100-40gb, .*tpu-v6e$'
+  with pytest.raises(errors.UserError, match=expected):
+    command.main([BASE[0], '--devices=8'])
 
 
 def test_cudnn_is_planned_as_xla_and_auto_as_bfloat16():
