@@ -26,8 +26,13 @@ def _is_no_orbax_traceback(record: logging.LogRecord) -> bool:
 
 
 def _is_no_failed_write(record: logging.LogRecord) -> bool:
-  """False for the exception of an Orbax task that nobody awaits any more."""
-  return not (record.exc_info and _passed_orbax(record.exc_info[2]))
+  """False for the exception of a write that nobody awaits any more."""
+  if not record.exc_info:
+    return True
+  _, error, trace = record.exc_info
+  # TensorStore's own futures fail without a traceback.
+  bare = trace is None and '[os_error_code=' in str(error)
+  return not (bare or _passed_orbax(trace))
 
 
 def _passed_orbax(trace: types.TracebackType | None) -> bool:

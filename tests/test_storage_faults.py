@@ -1,7 +1,9 @@
 """Disks that are full, read-only or slow, under the real loop."""
 
+import asyncio
 import contextlib
 import errno
+import gc
 import os
 import pathlib
 import shutil
@@ -14,7 +16,7 @@ import pytest
 import tiny
 from orbax import checkpoint as ocp
 
-from ijepa_jax import checkpoint, errors, train
+from ijepa_jax import checkpoint, errors, orbax_noise, train
 
 STEPS = 12
 
@@ -126,6 +128,23 @@ def test_files_that_may_not_grow_end_the_command_with_code_74(tmp_path):
   assert last.startswith('error: cannot save step 2 in '), result.stderr
   assert 'File too large; last good step: none' in last
   assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+  ('message', 'hidden'),
+  [("Failed to write 5 bytes [os_error_code='27']", True), ('a bug', False)],
+)
+def test_writes_of_a_failed_save_that_nobody_awaits_are_not_told(
+  message, hidden, caplog
+):
+  orbax_noise.silence()
+  loop = asyncio.new_event_loop()
+  write = loop.create_future()  # as TensorStore makes them, without a traceback
+  write.set_exception(ValueError(message))
+  del write
+  gc.collect()
+  loop.close()
+  assert ('never retrieved' in caplog.text) is not hidden
 
 
 def test_a_read_only_disk_is_told_before_training(disk):
