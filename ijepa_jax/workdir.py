@@ -20,6 +20,8 @@ LOCK = 'lock'
 # A run shows that it lives by counting in the lock file.
 _BEAT_SECONDS = 3.0
 _WATCH_SECONDS = 4 * _BEAT_SECONDS
+# After which a file server gives back the locks of a host that is gone.
+_LEASE_SECONDS = 120.0
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -39,14 +41,26 @@ def make(workdir: pathlib.Path) -> None:
     ) from error
 
 
+def _boot() -> str:
+  """Tells a running kernel, which is what a lock is of, from others.
+
+  A host name does not: a container has the same one on its next machine.
+  """
+  try:
+    return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+  except OSError:  # not Linux
+    return socket.gethostname()
+
+
 class Lock:
   """Context manager: holds a run's directory, or refuses.
 
   Where the file system has locks, the kernel gives the lock back when a run
   ends, however it ends. It may have none, or one per host only (NFS without
-  its lock service, some set-ups of Lustre). So a run also counts in the lock
-  file, and whoever finds the count of another host there waits to see whether
-  it still moves. Nobody's clock matters.
+  its lock service, some set-ups of Lustre), and a file server may keep that of
+  a host that is gone for a while. So a run also counts in the lock file, and
+  whoever finds the count of another host there waits to see whether it still
+  moves. Nobody's clock matters.
   """
 
   def __init__(self, workdir: pathlib.Path):
@@ -57,6 +71,7 @@ class Lock:
     self._beats = threading.Thread(target=self._beat, daemon=True)
     self._mine = {
       'host': socket.gethostname(),
+      'boot': _boot(),
       'pid': os.getpid(),
       'started': datetime.datetime.now().astimezone().isoformat(' ', 'seconds'),
     }
@@ -72,10 +87,7 @@ class Lock:
       with contextlib.ExitStack() as stack:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         stack.callback(os.close, self._file)
-        locked = self._flock()
-        other = self._read()
-        if other and (not locked or other.get('host') != self._mine['host']):
-          self._watch(other)
+        self._take()
         self._write(0)
         stack.pop_all()  # it stays open
     except OSError as error:
@@ -94,17 +106,32 @@ class Lock:
       os.ftruncate(self._file, 0)
     os.close(self._file)
 
-  def _flock(self) -> bool:
-    """Locks the file; whether there are locks on this file system."""
+  def _take(self) -> None:
+    """Locks the file, or refuses if a run that lives has it."""
+    end = time.monotonic() + _LEASE_SECONDS
+    while True:
+      locked = self._flock()
+      other = self._read()
+      here = other is not None and other.get('boot') == self._mine['boot']
+      blocked = locked is False
+      if blocked and (other is None or here or time.monotonic() > end):
+        raise self._refusal(other)
+      if other and not (locked and here):
+        self._watch(other)
+      if not blocked:
+        return
+
+  def _flock(self) -> bool | None:
+    """Locks the file; False if another has it, None if there are no locks."""
     assert self._file is not None
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise self._refusal(self._read()) from None
+      return False
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise
-      return False
+      return None
     return True
 
   def _watch(self, other: dict[str, Any]) -> None:

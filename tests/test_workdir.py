@@ -38,8 +38,19 @@ def holder(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
+  """Beats often; is patient where a beat is expected."""
   monkeypatch.setattr(workdir, '_BEAT_SECONDS', 0.05)
-  monkeypatch.setattr(workdir, '_WATCH_SECONDS', 0.5)
+  monkeypatch.setattr(workdir, '_WATCH_SECONDS', 30.0)
+
+
+@pytest.fixture
+def impatient(quick, monkeypatch):
+  monkeypatch.setattr(workdir, '_WATCH_SECONDS', 0.3)
+
+
+def move_to_another_host(monkeypatch):
+  """As a container moves, which keeps its name."""
+  monkeypatch.setattr(workdir, '_boot', lambda: 'another')
 
 
 def take(folder):
@@ -78,7 +89,7 @@ def test_a_live_run_of_another_host_is_seen_without_locks(
 ):
   """As on a file system whose locks do not reach other hosts."""
   with workdir.Lock(tmp_path):
-    monkeypatch.setattr(workdir.socket, 'gethostname', lambda: 'elsewhere')
+    move_to_another_host(monkeypatch)
     monkeypatch.setattr(workdir.fcntl, 'flock', lambda *_: None)
     with pytest.raises(errors.UserError, match='in use by a run on host'):
       take(tmp_path)
@@ -86,11 +97,45 @@ def test_a_live_run_of_another_host_is_seen_without_locks(
 
 @pytest.mark.parametrize('started', ['2001-01-01 00:00', '2101-01-01 00:00'])
 def test_a_dead_run_of_another_host_does_not_block_whatever_its_clock(
-  tmp_path, quick, started
+  tmp_path, impatient, started
 ):
-  stale = {'host': 'gone', 'pid': 1, 'started': started, 'beat': 7}
-  (tmp_path / workdir.LOCK).write_text(json.dumps(stale) + '\n')
+  leave_a_lock(tmp_path, started=started)
   assert take(tmp_path)['pid'] == os.getpid()
+
+
+def leave_a_lock(folder, started='2001-01-01 00:00'):
+  """As a host leaves it that is gone."""
+  stale = {'host': 'gone', 'boot': 'gone', 'pid': 1, 'started': started}
+  (folder / workdir.LOCK).write_text(json.dumps({**stale, 'beat': 7}) + '\n')
+
+
+def test_a_lock_that_the_server_keeps_of_a_dead_host_is_waited_for(
+  tmp_path, impatient, monkeypatch
+):
+  answers = iter([False, False, True])
+  monkeypatch.setattr(workdir.Lock, '_flock', lambda _: next(answers))
+  leave_a_lock(tmp_path)
+  assert take(tmp_path)['pid'] == os.getpid()
+  assert next(answers, None) is None
+
+
+def test_a_lock_that_is_never_given_back_is_refused(
+  tmp_path, impatient, monkeypatch
+):
+  monkeypatch.setattr(workdir, '_LEASE_SECONDS', 0.5)
+  monkeypatch.setattr(workdir.Lock, '_flock', lambda _: False)
+  leave_a_lock(tmp_path)
+  with pytest.raises(errors.UserError, match='in use by a run on host gone'):
+    take(tmp_path)
+
+
+def test_a_live_run_of_another_host_that_has_the_lock_is_refused(
+  tmp_path, quick, monkeypatch
+):
+  with workdir.Lock(tmp_path):
+    move_to_another_host(monkeypatch)
+    with pytest.raises(errors.UserError, match='in use by a run on host'):
+      take(tmp_path)
 
 
 def test_without_any_locks_the_count_decides(tmp_path, quick, monkeypatch):
