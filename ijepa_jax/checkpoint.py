@@ -22,7 +22,13 @@ from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 
 import ijepa_jax
-from ijepa_jax import checkpoint_files, errors, integrity, orbax_noise
+from ijepa_jax import (
+  checkpoint_files,
+  distributed,
+  errors,
+  integrity,
+  orbax_noise,
+)
 
 # Beside it: checkpoints that `checkpoint.step` has passed over.
 ASIDE = 'set_aside'
@@ -159,6 +165,7 @@ class Checkpoints:
     process, processes = jax.process_index(), jax.process_count()
     found = integrity.damage(epath.Path(self.path(step)), process, processes)
     if processes > 1:
+      distributed.meet('verified')  # a part may take long to read
       counts = multihost_utils.process_allgather(np.int32(found is not None))
       if counts.any() and found is None:
         found = f'process {int(counts.argmax())} found a changed file'
@@ -244,7 +251,9 @@ class Checkpoints:
       raise errors.StorageError(f'{told}; {self._going_on()}') from error
 
   def _watch(self) -> None:
-    with contextlib.suppress(errors.StorageError), self._writing():
+    # Whatever else Orbax raises (a peer is lost), it raises once per thread.
+    ignored = errors.StorageError, RuntimeError
+    with contextlib.suppress(*ignored), self._writing():
       self._manager.wait_until_finished()
 
   @contextlib.contextmanager

@@ -9,6 +9,7 @@ says. A process that is alone opens no port.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -36,6 +37,8 @@ _SHUTDOWN_SECONDS = 60
 _WAIT_MS = 3_600_000
 # How long network file systems may take to show a new file everywhere.
 _VISIBLE_SECONDS = 60
+# The names of barriers must differ.
+_meetings = itertools.count()
 
 
 @contextlib.contextmanager
@@ -192,11 +195,13 @@ def meet(name: str) -> None:
   on one that comes 30 seconds after another, and has no option for that.
 
   Args:
-    name: of this meeting, another for each.
+    name: of this meeting, for messages. All processes have the same meetings in
+      the same order.
   """
   client = _client()
   if client is not None:
-    client.wait_at_barrier(f'ijepa_jax/{name}', _WAIT_MS)
+    number = next(_meetings)
+    client.wait_at_barrier(f'ijepa_jax/{number}/{name}', _WAIT_MS)
 
 
 def counter(name: str) -> Callable[[int], int] | None:

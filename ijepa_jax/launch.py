@@ -25,6 +25,7 @@ import glob
 import itertools
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -56,6 +57,8 @@ _GOOD = frozenset({0, errors.Interrupted.exit_code})
 
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+# Looked up here: a process that was just forked may not load libraries.
+_PRCTL = ctypes.CDLL(None).prctl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args, flags = _parse(argv[:split]), argv[split + 1 :]
   _, workdir = command.parse(['launch', *flags])
   environments = process_environments(
-    args.processes, args.devices_per_process, count_gpus(), _free_port()
+    args.processes, args.devices_per_process, count_gpus(), free_port()
   )
   logs = workdir / 'logs'
   workdir_lib.make(workdir)
@@ -117,10 +120,22 @@ def count_gpus() -> int:
   return len(glob.glob('/dev/nvidia[0-9]*'))
 
 
-def _free_port() -> int:
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    return probe.getsockname()[1]
+def free_port() -> int:
+  """A port of this machine that nobody listens on.
+
+  Of those below what systems give to outgoing connections, which might take it
+  before the coordinator does.
+
+  Raises:
+    UserError: a hundred of them are taken.
+  """
+  for port in random.sample(range(10_000, 30_000), 100):
+    with socket.socket() as probe, contextlib.suppress(OSError):
+      probe.bind(('127.0.0.1', port))
+      return port
+  raise errors.UserError(
+    'no free port from 10000 to 29999 on 127.0.0.1 for the coordinator'
+  )
 
 
 def process_environments(
@@ -305,7 +320,7 @@ class Processes:
 
 def _end_with_parent() -> None:
   """Asks Linux for SIGTERM when the launcher dies, even by SIGKILL."""
-  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+  _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:

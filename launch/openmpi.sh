@@ -11,8 +11,8 @@
 # JAX_COORDINATOR_ADDRESS=HOST:PORT to say it otherwise.
 #
 # SIGTERM or Ctrl-C lets all save the same step and end with 75; the same command
-# continues. A process that dies ends all of them; the exit code is that of the
-# first one.
+# continues. A process that dies ends all of them; the exit code is that of one
+# that failed by itself.
 
 set -euo pipefail
 

@@ -2,17 +2,15 @@
 
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 import tiny
-from orbax import checkpoint as ocp
+
+from ijepa_jax import launch
 
 # Of every process.
 _DEVICES = 2
@@ -25,9 +23,7 @@ def environments(processes: int, devices: int) -> list[dict[str, str]]:
     processes: how many.
     devices: simulated, of every process.
   """
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
+  port = launch.free_port()
   flags = f'--xla_force_host_platform_device_count={devices}'
   return [
     tiny.environment()
@@ -55,19 +51,6 @@ def start_script(
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-  )
-
-
-def saved_state(workdir: pathlib.Path, step: int) -> Any:
-  """All arrays of a checkpoint, whatever devices wrote it."""
-  folder = workdir / 'checkpoints' / str(step) / 'state'
-  checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  tree = checkpointer.metadata(folder).item_metadata.tree
-  as_numpy = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-  )
-  return checkpointer.restore(
-    folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
   )
 
 
@@ -148,5 +131,8 @@ class Cluster:
     codes = []
     for number, process in enumerate(self.processes):
       if number != but:
-        codes.append(process.wait(max(0.1, end - time.monotonic())))
+        try:
+          codes.append(process.wait(max(0.1, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+          raise AssertionError(self.log(number)) from None
     return codes

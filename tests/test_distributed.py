@@ -5,7 +5,6 @@ import signal
 import time
 
 import cluster
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -196,11 +195,7 @@ def test_kills_at_random_moments_do_not_change_the_result(
       assert code == errors.LostProcess.exit_code, run.log(1 - victim)
   with cluster.Cluster(workdir, **named) as run:
     assert run.wait() == [0, 0], run.log(0)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    cluster.saved_state(workdir, KILLED_STEPS),
-    cluster.saved_state(never_killed, KILLED_STEPS),
-  )
+  tiny.assert_same_state(workdir, never_killed, KILLED_STEPS)
   assert figures(workdir) == figures(never_killed)
 
 

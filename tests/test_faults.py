@@ -6,11 +6,9 @@ import signal
 import subprocess
 import time
 
-import jax
 import numpy as np
 import pytest
 import tiny
-from orbax import checkpoint as ocp
 from PIL import Image
 
 STEPS = 40
@@ -24,12 +22,6 @@ def start(workdir, **overrides):
     stderr=subprocess.STDOUT,
     text=True,
   )
-
-
-def final_state(workdir):
-  folder = workdir / 'checkpoints' / str(STEPS) / 'state'
-  checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  return jax.tree.map(np.asarray, checkpointer.restore(folder))
 
 
 def wait_for(condition, seconds=120):
@@ -50,18 +42,6 @@ def uninterrupted(tmp_path_factory):
   result = tiny.run(workdir, total_steps=STEPS)
   assert result.returncode == 0, result.stderr
   return workdir
-
-
-def assert_same_run(workdir, other):
-  """Parameters bitwise, and one row of the same loss per step."""
-  jax.tree.map(
-    np.testing.assert_array_equal, final_state(workdir), final_state(other)
-  )
-  curves = [
-    [(row['step'], row['train/loss']) for row in tiny.rows(folder)]
-    for folder in (workdir, other)
-  ]
-  assert curves[0] == curves[1]
 
 
 def kill(workdir, when, rng):
@@ -107,7 +87,7 @@ def test_five_kills_do_not_change_the_result(
   assert result.returncode == 0, result.stderr
   assert ('resuming from' in result.stderr) == bool(saved)
   assert not list((tmp_path / 'checkpoints').glob('*tmp*'))
-  assert_same_run(tmp_path, uninterrupted)
+  tiny.assert_same_run(tmp_path, uninterrupted, STEPS)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -124,7 +104,7 @@ def test_a_signal_saves_and_the_run_continues(tmp_path, uninterrupted, number):
   assert f'at step {step},' in last
   result = tiny.run(tmp_path, total_steps=STEPS)
   assert result.returncode == 0, result.stderr
-  assert_same_run(tmp_path, uninterrupted)
+  tiny.assert_same_run(tmp_path, uninterrupted, STEPS)
 
 
 def test_training_imports_neither_tensorflow_nor_torch(tmp_path):

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny
@@ -205,7 +204,10 @@ def test_openmpi_numbers_the_processes_and_returns_the_first_failure(tmp_path):
     tmp_path,
     'python',
     'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS,'
-    ' device $JAX_LOCAL_DEVICE_IDS"\n((JAX_PROCESS_ID)) && exit 3; sleep 100\n',
+    ' device $JAX_LOCAL_DEVICE_IDS"\n((JAX_PROCESS_ID)) || exec sleep 100\n'
+    # mpirun ends the other one at once, which may not have written yet.
+    f'log={tmp_path}/logs/openmpi/process_0.log\n'
+    'until [[ -s $log ]]; do sleep 0.05; done\nexit 3\n',
   )
   process = mpirun(tmp_path, stub, JAX_COORDINATOR_ADDRESS='here:1')
   process.communicate(timeout=60)
@@ -268,7 +270,7 @@ def test_tpu_starts_shows_and_stops_a_process_per_host(tmp_path):
   make_stub(
     python,
     'python',
-    'echo "got $*"; trap "exit 75" TERM; while :; do sleep 0.1; done\n',
+    'trap "exit 75" TERM; echo "got $*"; while :; do sleep 0.1; done\n',
   )
   workdir = tmp_path / 'a run'
 
@@ -286,8 +288,8 @@ def test_tpu_starts_shows_and_stops_a_process_per_host(tmp_path):
   assert tpu('start')[0] == 2  # running already
   assert tpu('status') == (0, ['t-0: running', 't-1: running'])
   logs = workdir / 'logs' / 'tpu'
-  wait_for(lambda: 'got' in (logs / 't-1.log').read_text())
-  time.sleep(0.3)  # the stub's trap comes after its first line
+  files = [logs / f'{host}.log' for host in ('t-0', 't-1')]
+  wait_for(lambda: all('got' in file.read_text() for file in files))
   assert tpu('stop') == (0, [])
   wait_for(lambda: len(list(logs.glob('exit_code.*'))) == 2)
   wait_for(lambda: 'running' not in str(tpu('status')))

@@ -71,27 +71,6 @@ def _shards(directory: pathlib.Path) -> list[pathlib.Path]:
   return sorted(directory.glob('*.array_record'))
 
 
-def test_killed_half_way_ends_as_if_never_killed(src, whole, tmp_path):
-  dst = tmp_path / 'dst'
-  command = [sys.executable, '-m', 'ijepa_jax.prepare', *_arguments(src, dst)]
-  process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-  notes = dst / 'train' / 'unfinished.jsonl'
-  while not notes.exists() or len(notes.read_text().splitlines()) < 4:
-    assert process.poll() is None
-    time.sleep(0.005)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  time.sleep(0.5)  # the workers notice and end
-  assert not (dst / 'train' / 'manifest.json').exists()
-  finished = [json.loads(x) for x in notes.read_text().splitlines()[1:]]
-  kept = dst / 'train' / finished[0]['shard']['file']
-  assert 3 <= len(finished) < _SHARDS
-  before = kept.stat().st_mtime_ns
-  prepare.main(_arguments(src, dst))
-  assert _content(dst / 'train') == _content(whole)
-  assert kept.stat().st_mtime_ns == before
-
-
 def _running(group: int) -> int:
   """How many processes of a process group run; the dead do not count."""
   count = 0
@@ -100,6 +79,37 @@ def _running(group: int) -> int:
       state, _, its_group = file.read_text().rpartition(')')[2].split()[:3]
       count += int(its_group) == group and state not in 'ZX'
   return count
+
+
+def _kill(process: subprocess.Popen) -> None:
+  """Kills the main process of a session; returns when its workers ended too."""
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  deadline = time.monotonic() + 60
+  while _running(process.pid):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def test_killed_half_way_ends_as_if_never_killed(src, whole, tmp_path):
+  dst = tmp_path / 'dst'
+  command = [sys.executable, '-m', 'ijepa_jax.prepare', *_arguments(src, dst)]
+  process = subprocess.Popen(
+    command, stderr=subprocess.DEVNULL, start_new_session=True
+  )
+  notes = dst / 'train' / 'unfinished.jsonl'
+  while not notes.exists() or len(notes.read_text().splitlines()) < 4:
+    assert process.poll() is None
+    time.sleep(0.005)
+  _kill(process)
+  assert not (dst / 'train' / 'manifest.json').exists()
+  finished = [json.loads(x) for x in notes.read_text().splitlines()[1:]]
+  kept = dst / 'train' / finished[0]['shard']['file']
+  assert 3 <= len(finished) < _SHARDS
+  before = kept.stat().st_mtime_ns
+  prepare.main(_arguments(src, dst))
+  assert _content(dst / 'train') == _content(whole)
+  assert kept.stat().st_mtime_ns == before
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='no /proc')
@@ -113,12 +123,7 @@ def test_workers_end_with_the_main_process(src, tmp_path):
     assert process.poll() is None
     time.sleep(0.005)
   assert _running(process.pid) >= 3
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  deadline = time.monotonic() + 10
-  while _running(process.pid):
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
+  _kill(process)
 
 
 def test_ctrl_c_is_one_line_and_exit_code_75(src, tmp_path):
@@ -132,6 +137,7 @@ def test_ctrl_c_is_one_line_and_exit_code_75(src, tmp_path):
     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
   while not _shards(dst / 'train'):
+    assert process.poll() is None
     time.sleep(0.005)
   process.send_signal(signal.SIGINT)
   _, output = process.communicate(timeout=30)
@@ -180,13 +186,13 @@ def test_killed_while_recoding_ends_as_if_never_killed(src, tmp_path):
   prepare.main([*_arguments(src, tmp_path / 'whole'), small])
   dst = tmp_path / 'dst'
   command = [sys.executable, '-m', 'ijepa_jax.prepare', *_arguments(src, dst)]
-  process = subprocess.Popen([*command, small], stderr=subprocess.DEVNULL)
+  process = subprocess.Popen(
+    [*command, small], stderr=subprocess.DEVNULL, start_new_session=True
+  )
   while len(_shards(dst / 'train')) < 3:
     assert process.poll() is None
     time.sleep(0.005)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  time.sleep(0.5)  # the workers notice and end
+  _kill(process)
   assert not (dst / 'train' / 'manifest.json').exists()
   prepare.main([*_arguments(src, dst), small])
   assert _content(dst / 'train') == _content(tmp_path / 'whole' / 'train')

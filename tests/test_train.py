@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 import tiny
 from matplotlib.figure import Figure
-from orbax import checkpoint as ocp
 from PIL import Image
 
-from ijepa_jax import checkpoint_files, errors, program, run_files, train
+from ijepa_jax import errors, program, run_files, train
 from ijepa_jax.evaluation import features
-
-
-def saved_state(workdir, step):
-  """A checkpoint as numpy arrays, read by Orbax alone."""
-  folder = workdir / checkpoint_files.FOLDER / str(step) / 'state'
-  handler = ocp.PyTreeCheckpointHandler()
-  return jax.tree.map(np.asarray, ocp.Checkpointer(handler).restore(folder))
 
 
 def assert_same(a, b):
@@ -84,14 +76,14 @@ def test_the_loss_falls(tmp_path):
 def test_the_same_seed_gives_the_same_parameters(tmp_path):
   for name in ('a', 'b'):
     train.train(tiny.config(total_steps=3), tmp_path / name)
-  assert_same(saved_state(tmp_path / 'a', 3), saved_state(tmp_path / 'b', 3))
+  tiny.assert_same_state(tmp_path / 'a', tmp_path / 'b', 3)
 
 
 def test_another_seed_gives_other_parameters(tmp_path):
   for seed in (0, 1):
     train.train(tiny.config(total_steps=1, seed=seed), tmp_path / str(seed))
   kernels = [
-    saved_state(tmp_path / seed, 1)['params']['encoder']['patch_embed']
+    tiny.saved_state(tmp_path / seed, 1)['params']['encoder']['patch_embed']
     for seed in ('0', '1')
   ]
   assert not np.array_equal(kernels[0]['kernel'], kernels[1]['kernel'])
@@ -175,8 +167,8 @@ def test_init_from_takes_weights_and_starts_at_step_0(tmp_path, capsys):
     init_from=str(tmp_path / 'first'),
   )
   train.train(second, tmp_path / 'second')
-  a = saved_state(tmp_path / 'first', 2)
-  b = saved_state(tmp_path / 'second', 1)
+  a = tiny.saved_state(tmp_path / 'first', 2)
+  b = tiny.saved_state(tmp_path / 'second', 1)
   assert b['step'] == 1
   for part in ('params', 'target'):
     jax.tree.map(
@@ -215,7 +207,7 @@ def test_a_nan_stops_the_run_and_keeps_the_batch(tmp_path):
   kept = json.loads(file.read_text())
   assert len(kept['records']) == 8
   assert f'at step {kept["step"]}' in str(caught.value)
-  good = saved_state(tmp_path, max(kept['step'] - 1, 1))
+  good = tiny.saved_state(tmp_path, max(kept['step'] - 1, 1))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good))
 
 
@@ -257,7 +249,7 @@ def test_the_encoder_that_is_judged_is_the_target(tmp_path, monkeypatch):
 
   monkeypatch.setattr(features.FeatureExtractor, '__call__', extract)
   train.train(tiny.config(total_steps=2, eval__every=2), tmp_path)
-  state = saved_state(tmp_path, 2)
+  state = tiny.saved_state(tmp_path, 2)
   assert_same(judged[-1], state['target'])
   kernels = [
     tree['patch_embed']['kernel']

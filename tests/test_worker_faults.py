@@ -4,16 +4,12 @@ import os
 import pathlib
 import signal
 import threading
-import time
 
-import jax
-import numpy as np
 import pytest
 import tiny
 from absl import flags
-from orbax import checkpoint as ocp
 
-from ijepa_jax import errors, train
+from ijepa_jax import errors, observe, train
 from ijepa_jax.data import watch
 
 # Far more than can be made of the batches that were read ahead.
@@ -45,18 +41,16 @@ def _is_worker(path):
   return int(parent) == os.getpid() and 'spawn_main' in command
 
 
-def strike(number, workdir):
-  """Sends a worker a signal when the run has written its fifth row."""
-  rows = workdir / 'metrics.jsonl'
-  while not rows.exists() or rows.read_text().count('train/loss') < 5:
-    time.sleep(0.01)
-  os.kill(workers()[0], number)
+def strike(monkeypatch, number):
+  """Sends a worker a signal when the run has made its fifth step."""
+  go_on = observe.Observer.step
 
+  def step(observer, step, values):
+    go_on(observer, step, values)
+    if step == 5:
+      os.kill(workers()[0], number)
 
-def final_state(workdir):
-  folder = workdir / 'checkpoints' / str(STEPS) / 'state'
-  handler = ocp.PyTreeCheckpointHandler()
-  return jax.tree.map(np.asarray, ocp.Checkpointer(handler).restore(folder))
+  monkeypatch.setattr(observe.Observer, 'step', step)
 
 
 @pytest.mark.parametrize(
@@ -71,21 +65,16 @@ def test_a_lost_worker_ends_the_run_and_it_continues(
 ):
   if number == signal.SIGSTOP:
     monkeypatch.setattr(watch, '_LOOKS_AT_STOPPED', 2)
-  thread = threading.Thread(target=strike, args=(number, tmp_path / 'a'))
-  thread.start()
   config = tiny.config(**FIELDS, data__workers=2)
-  with pytest.raises(errors.LostProcess, match=said) as caught:
-    train.train(config, tmp_path / 'a')
+  with monkeypatch.context() as until_lost:
+    strike(until_lost, number)
+    with pytest.raises(errors.LostProcess, match=said) as caught:
+      train.train(config, tmp_path / 'a')
   assert caught.value.exit_code == 76
-  thread.join()
   assert workers() == []
   train.train(config, tmp_path / 'a')
   train.train(tiny.config(**FIELDS), tmp_path / 'b')
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    final_state(tmp_path / 'a'),
-    final_state(tmp_path / 'b'),
-  )
+  tiny.assert_same_state(tmp_path / 'a', tmp_path / 'b', STEPS)
 
 
 def test_workers_that_give_nothing_are_ended(monkeypatch):

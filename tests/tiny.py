@@ -1,13 +1,18 @@
 """The smallest run that has everything in it, shared by the loop's tests."""
 
-import json
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import jax
+import numpy as np
+from orbax import checkpoint as ocp
+
+from ijepa_jax import checkpoint_files
 from ijepa_jax.config import fields, validate
+from ijepa_jax.metrics import writers
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -77,7 +82,42 @@ def run(
   )
 
 
-def rows(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """The rows of metrics.jsonl."""
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
+def rows(workdir: pathlib.Path) -> list[writers.Row]:
+  """The rows of metrics.jsonl, which may be in the middle of being written."""
+  return writers.read_metrics(workdir / 'metrics.jsonl')
+
+
+def saved_state(workdir: pathlib.Path, step: int) -> Any:
+  """All arrays of a checkpoint, whatever devices wrote it, by Orbax alone."""
+  folder = workdir / checkpoint_files.FOLDER / str(step) / 'state'
+  checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  tree = checkpointer.metadata(folder).item_metadata.tree
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+  )
+  return checkpointer.restore(
+    folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+  )
+
+
+def assert_same_state(
+  workdir: pathlib.Path, other: pathlib.Path, step: int
+) -> None:
+  """All arrays of their checkpoints are bitwise equal."""
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    saved_state(workdir, step),
+    saved_state(other, step),
+  )
+
+
+def assert_same_run(
+  workdir: pathlib.Path, other: pathlib.Path, step: int
+) -> None:
+  """The state bitwise at that step, and one row of the same loss per step."""
+  assert_same_state(workdir, other, step)
+  curves = [
+    [(row['step'], row['train/loss']) for row in rows(folder)]
+    for folder in (workdir, other)
+  ]
+  assert curves[0] == curves[1]

@@ -5,10 +5,7 @@ import pathlib
 import signal
 import sys
 
-import cluster
 import daemons
-import jax
-import numpy as np
 import pytest
 import tiny
 from test_faults import STEPS, has_steps, wait_for
@@ -182,11 +179,7 @@ def test_a_run_stopped_in_four_ways_ends_as_if_it_never_was(
   assert task_log(tmp_path, job, 0).count('resuming from') >= len(ways)
   assert log(tmp_path, job).count('saved at step') >= 3
   assert log(tmp_path, job).count('lost at step') == 1
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    cluster.saved_state(tmp_path, STEPS),
-    cluster.saved_state(uninterrupted, STEPS),
-  )
+  tiny.assert_same_state(tmp_path, uninterrupted, STEPS)
   assert losses(tmp_path) == losses(uninterrupted)
 
 
