@@ -14,19 +14,6 @@ from ijepa_jax.evaluation.tasks import scoring
 from ijepa_jax.evaluation.tasks.context import Context
 from ijepa_jax.evaluation.tasks.result import Score
 
-# Of the recipe, what the user may set; None keeps the preset's.
-OVERRIDES = (
-  'epochs',
-  'min_steps',
-  'batch_size',
-  'lr',
-  'layer_decay',
-  'drop_path',
-  'mixup',
-  'cutmix',
-  'ema',
-)
-
 
 def run(context: Context) -> list[Score]:
   """One score for each label: the last weights, or their average."""
@@ -97,7 +84,10 @@ def chosen_recipe(context: Context) -> recipes.Recipe:
     augment = 'no' if drawn else 'yes'
   if augment == 'no':
     recipe = recipes.without_augmentation(recipe)
+  fields = {field.name for field in dataclasses.fields(recipe)}
   changes = {
-    field: options[field] for field in OVERRIDES if options[field] is not None
+    name: value
+    for name, value in options.items()
+    if name in fields and value is not None
   }
   return dataclasses.replace(recipe, **changes)
