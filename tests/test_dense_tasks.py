@@ -199,7 +199,7 @@ def test_tasks_that_do_not_fit_the_data_are_one_line(
   [
     ('--segment.lrs=fast', r'--segment\.lrs'),
     ('--segment.lrs=-1', r'--segment\.lrs.*at least 0'),
-    ('--finetune.preset=mine', r"--finetune\.preset.*'mine'.*paper, mae"),
+    ('--finetune.preset=mine', r"--finetune\.preset.*'mine'.*paper, mae-"),
     ('--finetune.ema=1.5', r'--finetune\.ema.*0 to 1'),
   ],
 )

@@ -1,6 +1,7 @@
 """Fine-tuning, piece by piece and as a whole."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from ijepa_jax.data import randaugment, scenes
 from ijepa_jax.evaluation.finetuning import layer_decay, mixing, training
 from ijepa_jax.evaluation.finetuning.recipe import (
   PAPER,
+  PRESETS,
   Recipe,
   without_augmentation,
 )
+from ijepa_jax.evaluation.tasks import TASKS, finetune
 from ijepa_jax.interop.weights import Architecture
 from ijepa_jax.models import sizes
 
@@ -180,6 +183,51 @@ def test_at_strength_0_an_operation_does_nothing(name):
   operation = randaugment.OPERATIONS[name]
   image = operation(picture(), 0.0, np.random.default_rng(0))
   assert image.tobytes() == picture().tobytes()
+
+
+# Recipes.
+
+
+def test_the_paper_fine_tunes_with_its_own_rate():
+  # Appendix A.2: 3e-5 at a batch of 512, and for ViT-L a decay of 0.05.
+  assert PAPER.lr * PAPER.batch_size / 256 == pytest.approx(3e-5)
+  assert PAPER.weight_decay == 0.05
+  assert (PAPER.mixup, PAPER.cutmix, PAPER.drop_path) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+  ('size', 'epochs', 'lr', 'layer_decay', 'drop_path'),
+  [
+    ('base', 100, 5e-4, 0.65, 0.1),
+    ('large', 50, 1e-3, 0.75, 0.2),
+    ('huge', 50, 1e-3, 0.75, 0.3),
+  ],
+)
+def test_mae_presets_are_its_commands(size, epochs, lr, layer_decay, drop_path):
+  recipe = PRESETS[f'mae-{size}']
+  assert (recipe.epochs, recipe.lr) == (epochs, lr)
+  assert (recipe.layer_decay, recipe.drop_path) == (layer_decay, drop_path)
+  assert (recipe.mixup, recipe.cutmix, recipe.ema) == (0.8, 1.0, 0.0)
+  assert (recipe.batch_size, recipe.weight_decay) == (1024, 0.05)
+
+
+def chosen(task='finetune', **options):
+  """The recipe of a task's default options, and these."""
+  defaults = {option.name: option.default for option in TASKS[task].options}
+  images = types.SimpleNamespace(train=types.SimpleNamespace(source=None))
+  return finetune.chosen_recipe(
+    types.SimpleNamespace(images=images, options={**defaults, **options})
+  )
+
+
+@pytest.mark.parametrize('task', ['finetune', 'lowshot'])
+def test_every_setting_that_is_offered_is_used(task):
+  assert chosen(task) == PAPER
+  offered = [o for o in TASKS[task].options if o.default is None]
+  assert {'lr', 'weight_decay'} < {option.name for option in offered}
+  for option in offered:
+    recipe = chosen(task, **{option.name: option.kind('1')})
+    assert getattr(recipe, option.name) == 1
 
 
 # Schedule.
