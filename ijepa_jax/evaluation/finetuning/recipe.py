@@ -12,7 +12,8 @@ class Recipe:
     min_steps: updates at least, whatever the number of images is.
     batch_size: images per step; cut to the number of training images.
     lr: peak learning rate for a batch of 256; scaled in proportion.
-    warmup_epochs: of a linear rise from 0; then half a cosine down to 0.
+    warmup: share of the updates, however many they are, in which the learning
+      rate rises from 0, in a line; then half a cosine down to 0.
     weight_decay: decoupled, on kernels only.
     layer_decay: factor on the learning rate from one block to that below.
     drop_path: rate at the last block, rising linearly from 0 at the first.
@@ -30,7 +31,7 @@ class Recipe:
   min_steps: int = 0
   batch_size: int = 512
   lr: float = 1.5e-5
-  warmup_epochs: int = 5
+  warmup: float = 0.1
   weight_decay: float = 0.05
   layer_decay: float = 0.75
   drop_path: float = 0.0
@@ -50,7 +51,7 @@ _STEPS = 1250
 # The paper's 1 % (arXiv 2301.08243, appendix A.2): 3e-5 at a batch of 512, read
 # as the peak itself. Its weight decay is 0.05 for ViT-L and 0.4 for ViT-H. It
 # names no warm-up and no crops, and adapts MAE's protocol: they are MAE's
-# (`main_finetune.py`).
+# (`main_finetune.py`), a warm-up of 5 epochs.
 PAPER = Recipe(min_steps=_STEPS)
 
 # MAE's own, on all of ImageNet: the commands of its release (`FINETUNE.md`),
@@ -66,7 +67,7 @@ _MAE = Recipe(
 PRESETS = {
   'paper': PAPER,
   'mae-base': dataclasses.replace(
-    _MAE, epochs=100, lr=5e-4, layer_decay=0.65, drop_path=0.1
+    _MAE, epochs=100, warmup=0.05, lr=5e-4, layer_decay=0.65, drop_path=0.1
   ),
   'mae-large': dataclasses.replace(_MAE, drop_path=0.2),
   'mae-huge': dataclasses.replace(_MAE, drop_path=0.3),

@@ -94,7 +94,7 @@ _FINETUNE = (
       ('batch_size', 'images per update', arguments.positive),
       ('lr', 'peak learning rate of a batch of 256', arguments.share),
       ('weight_decay', 'of kernels, decoupled', arguments.share),
-      ('layer_decay', 'factor on it from block to block', arguments.share),
+      ('layer_decay', 'factor on lr from block to block', arguments.share),
       ('drop_path', 'rate at the last block', arguments.share),
       ('mixup', 'parameter of its beta distribution', arguments.share),
       ('cutmix', 'parameter of its beta distribution', arguments.share),

@@ -8,8 +8,8 @@ import dataclasses
 from typing import Any
 
 from ijepa_jax.data import scenes
+from ijepa_jax.evaluation.finetuning import planning, training
 from ijepa_jax.evaluation.finetuning import recipe as recipes
-from ijepa_jax.evaluation.finetuning import training
 from ijepa_jax.evaluation.tasks import scoring
 from ijepa_jax.evaluation.tasks.context import Context
 from ijepa_jax.evaluation.tasks.result import Score
@@ -36,8 +36,8 @@ def run(context: Context) -> list[Score]:
     )
     details = {
       'trained on': f'{len(y):,} images',
-      'recipe': dataclasses.asdict(recipe),
       'model': model_of(context),
+      **planning.details(recipe, tuner.plan(len(y))),
     }
     scores.append(scoring.top1(label, predicted, context, details))
   return scores
