@@ -263,8 +263,18 @@ def test_the_warm_up_grows_with_the_schedule():
   assert mae.warmup == pytest.approx(5 * 1251, rel=1e-3)
 
 
+def test_epochs_that_are_given_are_kept():
+  def steps(**options):
+    return planning.plan(chosen(**options), 20, devices=1).steps
+
+  assert steps() == 1250
+  assert steps(epochs=3) == 3
+  assert steps(epochs=3, min_steps=7) == 7
+  assert steps(min_steps=2000) == 2000
+
+
 def test_a_single_update_is_made_at_the_peak():
-  made = planning.plan(chosen(epochs=1, min_steps=1), 20, devices=1)
+  made = planning.plan(chosen(epochs=1), 20, devices=1)
   assert made.rates().tolist() == [made.peak]
 
 

@@ -90,7 +90,7 @@ _FINETUNE = (
     Option(name, None, f"{text}; default: the preset's", kind)
     for name, text, kind in (
       ('epochs', 'passes over the images', arguments.positive),
-      ('min_steps', 'updates at least', arguments.positive),
+      ('min_steps', 'updates at least, off with epochs', arguments.positive),
       ('batch_size', 'images per update', arguments.positive),
       ('lr', 'peak learning rate of a batch of 256', arguments.share),
       ('weight_decay', 'of kernels, decoupled', arguments.share),

@@ -73,7 +73,11 @@ def model_of(context: Context) -> str:
 
 
 def chosen_recipe(context: Context) -> recipes.Recipe:
-  """The preset with what the user set."""
+  """The preset with what the user set.
+
+  Epochs that the user gives are kept: the preset's least number of updates is
+  then off.
+  """
   options = context.options
   recipe = recipes.PRESETS[options['preset']]
   augment = options['augment']
@@ -90,4 +94,6 @@ def chosen_recipe(context: Context) -> recipes.Recipe:
     for name, value in options.items()
     if name in fields and value is not None
   }
+  if 'epochs' in changes:
+    changes.setdefault('min_steps', 0)
   return dataclasses.replace(recipe, **changes)
