@@ -199,7 +199,7 @@ def test_tasks_that_do_not_fit_the_data_are_one_line(
   [
     ('--segment.lrs=fast', r'--segment\.lrs'),
     ('--segment.lrs=-1', r'--segment\.lrs.*at least 0'),
-    ('--finetune.preset=mine', r"--finetune\.preset.*'mine'.*paper, mae"),
+    ('--finetune.preset=mine', r"--finetune\.preset.*'mine'.*paper, mae-"),
     ('--finetune.ema=1.5', r'--finetune\.ema.*0 to 1'),
   ],
 )
@@ -234,7 +234,9 @@ def test_few_labels_by_both_methods(checkpoint, tmp_path):
   assert logistic['details']['images'] == [80, 80]
   assert logistic['pixels'] > 0.2  # chance 1/8
   trained = results['lowshot', 'color/10/finetune', 'top1']
-  assert trained['details']['pixels']['method']['recipe']['flip'] is False
+  method = trained['details']['pixels']['method']
+  assert method['recipe']['flip'] is False
+  assert (method['batch'], method['steps']) == (80, 60)
   assert trained['pixels'] > 0.2
 
 
@@ -255,6 +257,9 @@ def test_finetune_is_a_task(checkpoint, tmp_path):
   )
   result = results['finetune', 'color', 'top1']
   assert result['low'] > result['chance']
+  details = result['details']
+  assert (details['batch'], details['steps']) == (64, 120)
+  assert details['peak learning rate'] == 0.05 / 4
   assert result['init'] > 0.2
   assert result['pixels'] > 0.2
 

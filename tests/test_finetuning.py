@@ -1,6 +1,7 @@
 """Fine-tuning, piece by piece and as a whole."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,24 @@ from PIL import Image
 from ijepa_jax import sharding
 from ijepa_jax.config import fields
 from ijepa_jax.data import randaugment, scenes
-from ijepa_jax.evaluation.finetuning import layer_decay, mixing, training
+from ijepa_jax.evaluation.finetuning import (
+  layer_decay,
+  mixing,
+  planning,
+  training,
+)
 from ijepa_jax.evaluation.finetuning.recipe import (
   PAPER,
+  PRESETS,
   Recipe,
   without_augmentation,
 )
+from ijepa_jax.evaluation.tasks import TASKS, finetune
 from ijepa_jax.interop.weights import Architecture
 from ijepa_jax.models import sizes
 
 ARCHITECTURE = Architecture(sizes.Size(24, 2, 2), patch_size=4, image_size=16)
-PLAIN = without_augmentation(Recipe(batch_size=16, warmup_epochs=1))
+PLAIN = without_augmentation(Recipe(batch_size=16))
 
 
 def encoder_params():
@@ -60,7 +68,7 @@ def test_each_layer_below_is_slower_by_the_factor():
 def test_the_step_moves_layers_by_their_rates():
   # Adam's first update has the size of the learning rate everywhere.
   recipe = dataclasses.replace(
-    PLAIN, layer_decay=0.5, weight_decay=0.0, epochs=1, warmup_epochs=0
+    PLAIN, layer_decay=0.5, weight_decay=0.0, epochs=1, lr=1e-2
   )
   start = encoder_params()
   source = scenes.ScenesSource('train', 16)
@@ -72,6 +80,7 @@ def test_the_step_moves_layers_by_their_rates():
     after['encoder']['trunk']['blocks']['fc2']['bias']
     - start['trunk']['blocks']['fc2']['bias']
   ).max(1)
+  assert moved['trunk']['norm']['bias'] == pytest.approx(1e-2 * 16 / 256, 1e-2)
   assert block[1] == pytest.approx(2 * block[0], rel=1e-2)
   assert moved['trunk']['norm']['bias'] == pytest.approx(2 * block[1], rel=1e-2)
   assert moved['patch_embed']['bias'] == pytest.approx(block[0] / 2, rel=1e-2)
@@ -182,17 +191,100 @@ def test_at_strength_0_an_operation_does_nothing(name):
   assert image.tobytes() == picture().tobytes()
 
 
+# Recipes.
+
+
+def test_the_paper_fine_tunes_with_its_own_rate():
+  # Appendix A.2: 3e-5 at a batch of 512, and for ViT-L a decay of 0.05.
+  assert PAPER.lr * PAPER.batch_size / 256 == pytest.approx(3e-5)
+  assert PAPER.weight_decay == 0.05
+  assert (PAPER.mixup, PAPER.cutmix, PAPER.drop_path) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+  ('size', 'epochs', 'lr', 'layer_decay', 'drop_path'),
+  [
+    ('base', 100, 5e-4, 0.65, 0.1),
+    ('large', 50, 1e-3, 0.75, 0.2),
+    ('huge', 50, 1e-3, 0.75, 0.3),
+  ],
+)
+def test_mae_presets_are_its_commands(size, epochs, lr, layer_decay, drop_path):
+  recipe = PRESETS[f'mae-{size}']
+  assert (recipe.epochs, recipe.lr) == (epochs, lr)
+  assert (recipe.layer_decay, recipe.drop_path) == (layer_decay, drop_path)
+  assert (recipe.mixup, recipe.cutmix, recipe.ema) == (0.8, 1.0, 0.0)
+  assert (recipe.batch_size, recipe.weight_decay) == (1024, 0.05)
+
+
+def chosen(task='finetune', **options):
+  """The recipe of a task's default options, and these."""
+  defaults = {option.name: option.default for option in TASKS[task].options}
+  images = types.SimpleNamespace(train=types.SimpleNamespace(source=None))
+  return finetune.chosen_recipe(
+    types.SimpleNamespace(images=images, options={**defaults, **options})
+  )
+
+
+@pytest.mark.parametrize('task', ['finetune', 'lowshot'])
+def test_every_setting_that_is_offered_is_used(task):
+  assert chosen(task) == PAPER
+  offered = [o for o in TASKS[task].options if o.default is None]
+  assert {'lr', 'weight_decay'} < {option.name for option in offered}
+  for option in offered:
+    recipe = chosen(task, **{option.name: option.kind('1')})
+    assert getattr(recipe, option.name) == 1
+
+
 # Schedule.
 
 
 def test_the_rate_rises_then_falls_and_grows_with_the_batch():
-  recipe = dataclasses.replace(PAPER, lr=1e-3, warmup_epochs=2)
-  rates = training.learning_rates(recipe, 512, per_epoch=5, steps=50)
+  recipe = dataclasses.replace(
+    PAPER, lr=1e-3, epochs=10, min_steps=0, warmup=0.2
+  )
+  rates = planning.plan(recipe, 5 * 512, devices=1).rates()
+  assert len(rates) == 50
   assert rates.max() == rates[9] == pytest.approx(2e-3)
   assert rates[0] == pytest.approx(2e-4)
   assert (np.diff(rates[:10]) > 0).all()
   assert (np.diff(rates[9:]) < 0).all()
   assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_warm_up_grows_with_the_schedule():
+  few = planning.plan(PAPER, 20, devices=1)
+  assert (few.batch_size, few.steps, few.epochs) == (20, 1250, 1250)
+  of_imagenet = planning.plan(PAPER, 12_811, devices=1)
+  assert (of_imagenet.batch_size, of_imagenet.steps) == (512, 1250)
+  assert few.warmup == of_imagenet.warmup == 125
+  assert few.rates().argmax() == 124
+  mae = planning.plan(PRESETS['mae-base'], 1_281_167, devices=8)
+  assert mae.warmup == pytest.approx(5 * 1251, rel=1e-3)
+
+
+def test_epochs_that_are_given_are_kept():
+  def steps(**options):
+    return planning.plan(chosen(**options), 20, devices=1).steps
+
+  assert steps() == 1250
+  assert steps(epochs=3) == 3
+  assert steps(epochs=3, min_steps=7) == 7
+  assert steps(min_steps=2000) == 2000
+
+
+def test_a_single_update_is_made_at_the_peak():
+  made = planning.plan(chosen(epochs=1), 20, devices=1)
+  assert made.rates().tolist() == [made.peak]
+
+
+def test_details_say_what_ran():
+  made = planning.plan(PAPER, 20, devices=8)
+  found = planning.details(PAPER, made)
+  assert (found['batch'], found['steps'], found['epochs']) == (16, 1250, 1000)
+  assert found['peak learning rate'] == pytest.approx(1.5e-5 * 16 / 256)
+  assert found['recipe']['layer_decay'] == 0.75
+  assert not {'epochs', 'batch_size', 'min_steps', 'lr'} & set(found['recipe'])
 
 
 # As a whole.
@@ -209,7 +301,7 @@ def accuracy(made, params, records):
   return np.mean(guess == truth)
 
 
-def test_it_learns_and_repeats_itself():
+def test_it_learns_and_repeats_itself(capsys):
   source = scenes.ScenesSource('train', 16)
   made = tuner(LEARN)
   params, again = (
@@ -217,6 +309,8 @@ def test_it_learns_and_repeats_itself():
     for _ in range(2)
   )
   jax.tree.map(np.testing.assert_array_equal, params, again)
+  first = capsys.readouterr().err.splitlines()[0]
+  assert first.startswith('48 updates of 64 images, 12.0 epochs of 256')
   # Chance is 1/8; 5 standard deviations above it.
   assert accuracy(made, params, np.arange(200)) > 0.25
 

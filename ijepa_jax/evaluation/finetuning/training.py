@@ -1,7 +1,6 @@
 """Fine-tunes a classifier: one compiled step, sharded over all devices."""
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -12,7 +11,12 @@ import optax
 
 from ijepa_jax import optim, rows, sharding, train_step
 from ijepa_jax.data import sources, threads, transforms
-from ijepa_jax.evaluation.finetuning import batches, layer_decay, mixing
+from ijepa_jax.evaluation.finetuning import (
+  batches,
+  layer_decay,
+  mixing,
+  planning,
+)
 from ijepa_jax.evaluation.finetuning.model import Classifier
 from ijepa_jax.evaluation.finetuning.recipe import Recipe
 from ijepa_jax.interop.weights import Architecture
@@ -83,6 +87,10 @@ class FineTuner:
     )
     self._logits = jax.jit(self._forward, out_shardings=whole)
 
+  def plan(self, images: int) -> planning.Plan:
+    """What `fit` does with so many images."""
+    return planning.plan(self._recipe, images, self._mesh.devices.size)
+
   def fit(
     self,
     encoder: dict | None,
@@ -92,7 +100,7 @@ class FineTuner:
     seed: int,
     workers: int = 0,
   ) -> dict[str, Any]:
-    """Trains on labelled images.
+    """Trains on labelled images, as `plan` of their number says.
 
     Args:
       encoder: parameters to start from; they are not changed.
@@ -105,27 +113,24 @@ class FineTuner:
     Returns:
       The parameters to evaluate.
     """
-    recipe, devices = self._recipe, self._mesh.devices.size
-    size = min(recipe.batch_size, len(records))
-    size = max(devices, size - size % devices)
-    per_epoch = max(1, len(records) // size)
-    steps = max(recipe.min_steps, recipe.epochs * per_epoch)
-    rates = learning_rates(recipe, size, per_epoch, steps)
+    plan = self.plan(len(records))
+    size, rates = plan.batch_size, plan.rates()
     head, noise = jax.random.split(jax.random.key(seed))
     state = self._begin(encoder, head)
     bar = progress.Progress(
-      steps, 0, per_epoch, size, enabled=jax.process_index() == 0
+      plan.steps, 0, plan.per_epoch, size, enabled=jax.process_index() == 0
     )
+    bar.log(str(plan))
     told, before = time.monotonic(), jnp.zeros(())
     with batches.batches(
       source,
       records,
       label,
-      recipe,
+      self._recipe,
       image_size=self._image_size,
       seed=seed,
       batch_size=size,
-      steps=steps,
+      steps=plan.steps,
       rows=rows.held(self._mesh, size),
       workers=workers,
     ) as iterator:
@@ -223,23 +228,3 @@ class FineTuner:
     decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(params, state.average, 1 - decay)
     return State(state.step + 1, params, average, opt_state), value
-
-
-def learning_rates(
-  recipe: Recipe, batch_size: int, per_epoch: int, steps: int
-) -> np.ndarray:
-  """Learning rate `(steps,)` of every update.
-
-  Args:
-    recipe: peak for a batch of 256, and warm-up.
-    batch_size: the peak grows with it in proportion.
-    per_epoch: steps of an epoch.
-    steps: of the whole training.
-  """
-  peak = recipe.lr * batch_size / 256
-  warmup = min(recipe.warmup_epochs * per_epoch, steps // 2)
-  step = np.arange(steps) + 1
-  rise = step / max(1, warmup)
-  done = (step - warmup) / max(1, steps - warmup)
-  fall = 0.5 * (1 + np.cos(math.pi * np.clip(done, 0, 1)))
-  return peak * np.where(step <= warmup, rise, fall)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ijepa_jax.config import arguments
 from ijepa_jax.evaluation import subsets
+from ijepa_jax.evaluation.finetuning import recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,14 @@ def _heads(
   )
 
 
+# Those named like a field of `recipe.Recipe` replace it.
 _FINETUNE = (
-  Option('preset', 'paper', 'paper or mae', arguments.choice('paper', 'mae')),
+  Option(
+    'preset',
+    'paper',
+    f'one of {", ".join(recipe.PRESETS)}',
+    arguments.choice(*recipe.PRESETS),
+  ),
   Option(
     'augment',
     'auto',
@@ -83,10 +90,11 @@ _FINETUNE = (
     Option(name, None, f"{text}; default: the preset's", kind)
     for name, text, kind in (
       ('epochs', 'passes over the images', arguments.positive),
-      ('min_steps', 'updates at least', arguments.positive),
+      ('min_steps', 'updates at least, off with epochs', arguments.positive),
       ('batch_size', 'images per update', arguments.positive),
       ('lr', 'peak learning rate of a batch of 256', arguments.share),
-      ('layer_decay', 'factor on it from block to block', arguments.share),
+      ('weight_decay', 'of kernels, decoupled', arguments.share),
+      ('layer_decay', 'factor on lr from block to block', arguments.share),
       ('drop_path', 'rate at the last block', arguments.share),
       ('mixup', 'parameter of its beta distribution', arguments.share),
       ('cutmix', 'parameter of its beta distribution', arguments.share),

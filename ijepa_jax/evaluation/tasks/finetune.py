@@ -8,24 +8,11 @@ import dataclasses
 from typing import Any
 
 from ijepa_jax.data import scenes
+from ijepa_jax.evaluation.finetuning import planning, training
 from ijepa_jax.evaluation.finetuning import recipe as recipes
-from ijepa_jax.evaluation.finetuning import training
 from ijepa_jax.evaluation.tasks import scoring
 from ijepa_jax.evaluation.tasks.context import Context
 from ijepa_jax.evaluation.tasks.result import Score
-
-# Of the recipe, what the user may set; None keeps the preset's.
-OVERRIDES = (
-  'epochs',
-  'min_steps',
-  'batch_size',
-  'lr',
-  'layer_decay',
-  'drop_path',
-  'mixup',
-  'cutmix',
-  'ema',
-)
 
 
 def run(context: Context) -> list[Score]:
@@ -49,8 +36,8 @@ def run(context: Context) -> list[Score]:
     )
     details = {
       'trained on': f'{len(y):,} images',
-      'recipe': dataclasses.asdict(recipe),
       'model': model_of(context),
+      **planning.details(recipe, tuner.plan(len(y))),
     }
     scores.append(scoring.top1(label, predicted, context, details))
   return scores
@@ -86,7 +73,11 @@ def model_of(context: Context) -> str:
 
 
 def chosen_recipe(context: Context) -> recipes.Recipe:
-  """The preset with what the user set."""
+  """The preset with what the user set.
+
+  Epochs that the user gives are kept: the preset's least number of updates is
+  then off.
+  """
   options = context.options
   recipe = recipes.PRESETS[options['preset']]
   augment = options['augment']
@@ -97,7 +88,12 @@ def chosen_recipe(context: Context) -> recipes.Recipe:
     augment = 'no' if drawn else 'yes'
   if augment == 'no':
     recipe = recipes.without_augmentation(recipe)
+  fields = {field.name for field in dataclasses.fields(recipe)}
   changes = {
-    field: options[field] for field in OVERRIDES if options[field] is not None
+    name: value
+    for name, value in options.items()
+    if name in fields and value is not None
   }
+  if 'epochs' in changes:
+    changes.setdefault('min_steps', 0)
   return dataclasses.replace(recipe, **changes)

@@ -6,12 +6,12 @@ order of the images of every class; a subset is its beginning, so that those of
 a seed are nested, and of each class as many are taken as its share in train.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ijepa_jax.evaluation import intervals, probes, subsets
+from ijepa_jax.evaluation.finetuning import planning
 from ijepa_jax.evaluation.tasks import finetune, logistic
 from ijepa_jax.evaluation.tasks.context import Context
 from ijepa_jax.evaluation.tasks.result import Score
@@ -74,7 +74,7 @@ def _measure(
       'seeds': seeds,
       'top1 by seed': shares,
       'interval': interval,
-      'method': _about(context, method),
+      'method': _about(context, method, sizes[0]),
     },
   )
 
@@ -133,13 +133,16 @@ def _finetune(context: Context) -> _Predict:
   return predict
 
 
-def _about(context: Context, method: str) -> dict:
+def _about(context: Context, method: str, images: int) -> dict:
+  """What was done with so many images, of which all seeds draw as many."""
   if method == 'logistic':
     return {
       'features': 'last layer, average-pooled, standardised',
       'C': _C,
     }
+  recipe = finetune.chosen_recipe(context)
+  plan = planning.plan(recipe, images, context.mesh.devices.size)
   return {
-    'recipe': dataclasses.asdict(finetune.chosen_recipe(context)),
     'model': finetune.model_of(context),
+    **planning.details(recipe, plan),
   }
