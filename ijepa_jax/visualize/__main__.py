@@ -10,7 +10,7 @@ sub-folders are taken as classes, or the word scenes: the drawn ones.
 masks        context and target blocks on images
 pca          principal components of patch features as colours
 similarity   which patches are like one patch, in its image and in others
-attention    what each head of each layer looks at from that patch
+attention    what each head of each block looks at from that patch
 imagination  what the predictor expects in the holes, filled with real patches;
              for checkpoints with a predictor
 spectrum     singular values of features, over the run's checkpoints up to it
