@@ -58,7 +58,7 @@ def _evaluate(
   import jax
 
   from ijepa_jax.evaluation import feature_store, results_file, subject, tables
-  from ijepa_jax.evaluation.tasks import result
+  from ijepa_jax.evaluation.tasks import needs, result
 
   main_process = jax.process_index() == 0
 
@@ -69,41 +69,46 @@ def _evaluate(
   store = feature_store.Store(None if args.no_cache else args.cache)
   try:
     measured = subject.open_subject(args, config, store, log)
-    out = args.out or measured.default_out
+    out = os.path.expanduser(args.out or measured.default_out)
+    # Errors now, not after hours.
     results_file.require_mergeable(out, measured.description())
+    for name in names:
+      task = tasks.TASKS[name]
+      needs.require(name, task.needs, measured.contexts['trained'])
     if main_process:
-      results_file.make(out)  # an error now, not after hours
+      results_file.make(out)
     log(measured.summary())
     results: list[result.Result] = []
     ran: dict[str, dict[str, Any]] = {}
-    for name in names:
-      task = tasks.TASKS[name]
-      options = _options(args, name, task)
-      run, begin = task.load(), time.perf_counter()
-      scores = {
-        kind: run(context.with_options({**options, **task.settings}))
-        for kind, context in measured.contexts.items()
-      }
-      seconds = time.perf_counter() - begin
-      log(f'{name}: {seconds:.1f} s')
-      results += result.join(
-        name, scores['trained'], scores.get('init'), scores.get('pixels')
-      )
-      ran[name] = {
-        'command': 'python -m ijepa_jax.evaluate ' + shlex.join(argv),
-        'options': options,
-        'seconds': round(seconds, 1),
-        'devices': f'{jax.device_count()} {jax.devices()[0].device_kind}',
-        'versions': results_file.versions(),
-      }
-      if main_process:
-        # After each task: what is measured is kept if the next one fails.
-        results_file.write(
-          out, measured.description(), measured.images(), ran, results
+    try:
+      for name in names:
+        task = tasks.TASKS[name]
+        options = _options(args, name, task)
+        run, begin = task.load(), time.perf_counter()
+        scores = {
+          kind: run(context.with_options({**options, **task.settings}))
+          for kind, context in measured.contexts.items()
+        }
+        seconds = time.perf_counter() - begin
+        log(f'{name}: {seconds:.1f} s')
+        results += result.join(
+          name, scores['trained'], scores.get('init'), scores.get('pixels')
         )
-    if main_process:
-      print(tables.console(results))
-      print(f'\n{os.path.join(out, results_file.JSON_NAME)}')
+        ran[name] = {
+          'command': 'python -m ijepa_jax.evaluate ' + shlex.join(argv),
+          'options': options,
+          'seconds': round(seconds, 1),
+          'devices': f'{jax.device_count()} {jax.devices()[0].device_kind}',
+          'versions': results_file.versions(),
+        }
+        if main_process:
+          results_file.write(
+            out, measured.description(), measured.images(), ran, results
+          )
+    finally:  # what is measured is kept, and shown, if the next one fails
+      if main_process and results:
+        print(tables.console(results))
+        print(f'\n{os.path.join(out, results_file.JSON_NAME)}')
   finally:
     store.close()
 

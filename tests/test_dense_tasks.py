@@ -186,7 +186,8 @@ def test_tasks_that_do_not_fit_the_data_are_one_line(
   checkpoint, blocks, tmp_path, monkeypatch
 ):
   with pytest.raises(errors.UserError, match=r'task detect: .* has no boxes'):
-    run(checkpoint, blocks, tmp_path, '--tasks=detect')
+    run(checkpoint, blocks, tmp_path, '--tasks=segment,detect')
+  assert not list(tmp_path.glob('results.*'))  # before anything was measured
   with pytest.raises(errors.UserError, match=r'task count: .* has no boxes'):
     run(checkpoint, blocks, tmp_path, '--tasks=count')
   monkeypatch.setitem(sys.modules, 'pycocotools', None)

@@ -15,6 +15,7 @@ import ijepa_jax
 from ijepa_jax import errors, evaluate, train_step
 from ijepa_jax.data import scenes, transforms
 from ijepa_jax.evaluation import probes
+from ijepa_jax.evaluation.tasks import ridge
 from ijepa_jax.prepare import __main__ as prepare
 
 
@@ -83,6 +84,23 @@ def test_tasks_add_up_and_features_are_used_again(
   assert ridge['details']['chosen']['penalty'] in probes.PENALTIES
   assert '--tasks=knn' in second['tasks']['knn']['command']
   assert '| ridge | label |' in (out / 'results.md').read_text()
+
+
+def test_what_was_measured_is_shown_when_a_later_task_fails(
+  checkpoint, folder, tmp_path, capsys, monkeypatch
+):
+  def fail(context):
+    raise errors.DataError('gone')
+
+  monkeypatch.setattr(ridge, 'run', fail)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  options = '--out=~/out', '--tasks=knn,ridge', '--baselines=none'
+  with pytest.raises(errors.DataError, match='gone'):
+    evaluate.main(
+      [f'--checkpoint={checkpoint}', f'--data={folder}', '--no-cache', *options]
+    )
+  assert 'top1 %' in capsys.readouterr().out
+  assert (tmp_path / 'out' / 'results.json').exists()
 
 
 def test_help_lists_tasks_and_their_options(capsys):

@@ -1,5 +1,7 @@
 """Heads and figures of `evaluate` against scikit-learn, scipy, plain code."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from ijepa_jax import errors
 from ijepa_jax.evaluation import (
   attentive,
   batches,
@@ -20,6 +23,8 @@ from ijepa_jax.evaluation import (
   neighbours,
   sweep,
 )
+from ijepa_jax.evaluation.dense import fitting
+from ijepa_jax.evaluation.tasks import choosing, linear
 
 
 def clusters(n=600, width=12, classes=5, seed=0):
@@ -175,6 +180,116 @@ def test_a_diverged_head_is_told_from_the_others():
     [regression([1e-2, 1e30])], line_chunks(10), sweep.cosine(10), seed=0
   )
   np.testing.assert_array_equal(sweep.finite(params), [True, False])
+
+
+def test_the_best_head_is_one_that_has_not_diverged():
+  assert sweep.best([None, 0.0, 0.5, 0.5]) == 2
+  with pytest.raises(errors.UserError, match='all 2 heads'):
+    sweep.best([None, None])
+
+
+def test_a_diverged_head_of_a_dense_sweep_is_not_chosen():
+  stacked = {'w': np.array([[np.nan], [1.0], [2.0]], np.float32)}
+  fitted = fitting.best(
+    'linear',
+    stacked,
+    [(10.0, 0.0), (1.0, 0.0), (0.1, 0.0)],
+    {},
+    lambda params: float(params['w'][0]),
+  )
+  assert fitted.params['w'] == [2.0]
+  assert [row['held out'] for row in fitted.details['sweep']] == [None, 1, 2]
+
+
+class FourImages:
+  """A context with a label 'odd' of four test images."""
+
+  def labels(self, split):
+    return {'odd': np.array([0, 1, 0, 1])}
+
+
+def test_heads_are_chosen_on_held_out_images_and_measured_on_test():
+  """The head that is better on test is the worse one there."""
+  codes = labels.encode({'odd': np.array([0, 1, 0, 1])})
+  # Features are one-hot: 0, 1 of train, 2, 3 of test; kernels say what for.
+  right, wrong = np.eye(2), np.eye(2)[::-1]
+  kernels = [
+    np.concatenate([wrong, right]),
+    np.concatenate([right, wrong]),
+    np.full((4, 2), np.nan),
+  ]
+  candidates = [
+    choosing.Candidate(
+      name,
+      dataclasses.replace(
+        regression([1.0]), hyper=sweep.grid([1.0], [0.0], labels=1)
+      ),
+      {'kernel': kernel[None].astype(np.float32)},
+      lambda params, x: x @ params['kernel'],
+    )
+    for name, kernel in zip('abc', kernels)
+  ]
+  rows = np.eye(4, dtype=np.float32)
+  (score,) = choosing.choose(
+    FourImages(),
+    codes,
+    candidates,
+    train=rows[[0, 1, 0, 1]],
+    held=np.arange(4),
+    test=rows[[2, 3, 2, 3]],
+    details={},
+  )
+  assert score.details['chosen']['inputs'] == 'b'
+  assert (score.details['held-out top1'], score.value) == (1.0, 0.0)
+  sweep_of = [row['held-out top1'] for row in score.details['sweep']]
+  assert sweep_of == [0.0, 1.0, None]
+  assert score.details['heads within the interval'] == 1
+
+
+def test_lars_takes_steps_of_the_size_of_the_kernel():
+  rng = np.random.default_rng(0)
+  params = {'kernel': rng.normal(size=(3, 2)), 'bias': rng.normal(size=2)}
+  lr, decay = 6.4, 5e-4
+  optimiser = linear.PRESETS['paper'].optimiser(
+    {'lr': lr, 'weight_decay': decay}
+  )
+  ours = jax.tree.map(jnp.float32, params)
+  moments = optimiser.init(ours)
+  velocity = jax.tree.map(np.zeros_like, params)
+  for _ in range(4):
+    grads = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+    updates, moments = optimiser.update(
+      jax.tree.map(jnp.float32, grads), moments, ours
+    )
+    ours = optax.apply_updates(ours, updates)
+    for name, w in params.items():
+      g = grads[name]
+      if name == 'kernel':
+        g = g + decay * w
+        g *= 0.001 * np.linalg.norm(w) / np.linalg.norm(g)
+      velocity[name] = 0.9 * velocity[name] + g
+      params[name] = w - lr * velocity[name]
+  for name, w in params.items():
+    np.testing.assert_allclose(ours[name], w, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('preset', 'heads'), [('paper', 24), ('dinov2', 52)])
+def test_protocols_have_as_many_heads_as_they_say(preset, heads):
+  x, y = clusters(n=20)
+  codes = labels.encode({'a': y})
+  statistics = moments.of(np.stack([x] * 4, 1), np.arange(len(x)))
+  groups = [
+    linear.group(
+      linear.PRESETS[preset],
+      batches.Plan(8, 2, 1),
+      linear.Inputs(layers, batch_norm),
+      codes,
+      statistics,
+    )
+    for layers in (1, 4)
+    for batch_norm in (False, True)
+  ]
+  assert sum(map(len, groups)) == heads
 
 
 def test_an_epoch_sees_each_image_once_and_labels_stay_with_them():

@@ -47,6 +47,21 @@ def test_a_fifth_is_held_out_where_there_is_no_test_split(tmp_path):
   assert set(fewer.records) <= set(train.records)
 
 
+@pytest.mark.parametrize('splits', [{}, {'test_split': 'train'}])
+def test_what_is_measured_on_does_not_depend_on_how_many_are_fitted_on(splits):
+  few, many = (
+    labelled.open_splits(request('scenes', max_train=n, max_test=50, **splits))
+    for n in (100, 300)
+  )
+  np.testing.assert_array_equal(few[1].records, many[1].records)
+  assert few[1].fingerprint == many[1].fingerprint
+  for train, test in (few, many):
+    assert len(np.unique(train.records)) == len(train) in (100, 300)
+    assert len(np.unique(test.records)) == 50
+    if splits:
+      assert not set(train.records) & set(test.records)
+
+
 def test_other_masks_are_other_data(tmp_path):
   names = [f'{kind}/{k}' for kind in ('images', 'masks') for k in range(10)]
   data = images(tmp_path / 'data', *names)

@@ -129,28 +129,35 @@ def _choose(
   test_name: str | None,
   test: sources.Source | None,
 ) -> tuple[Split, Split]:
-  """Which records of the sources are used."""
-  rng = np.random.default_rng(request.seed)
+  """Which records of the sources are used.
+
+  Those to measure on do not depend on how many are fitted on.
+  """
+  rng, of_test = (
+    np.random.default_rng(seed) for seed in (request.seed, (request.seed, 1))
+  )
   if test is None or test_name == train_name:
     fit, measure = _sizes(request, train, None)
     _require_some(fit, train)
-    # Drawn also where all are used: folders come sorted by class. Of all, so
-    # that the images to measure on do not depend on how many are fitted on.
     if len(train) < _ENDLESS:
+      # Drawn also where all are used: folders come sorted by class.
       chosen = rng.permutation(len(train))
+      fitted, measured = np.sort(chosen[-fit:]), np.sort(chosen[:measure])
     else:
-      chosen = rng.choice(len(train), fit + measure, replace=False)
+      measured = _draw(of_test, len(train), measure)
+      more = rng.choice(len(train), fit + measure, replace=False)
+      fitted = np.sort(more[~np.isin(more, measured)][:fit])
     name = f'{train_name} (its fifth held out)'
     return (
-      _split('train', train_name, train, np.sort(chosen[-fit:])),
-      _split('test', name, train, np.sort(chosen[:measure])),
+      _split('train', train_name, train, fitted),
+      _split('test', name, train, measured),
     )
   _require_same_labels(train, test)
   fit, measure = _sizes(request, train, test)
   _require_some(fit, train)
   return (
     _split('train', train_name, train, _draw(rng, len(train), fit)),
-    _split('test', str(test_name), test, _draw(rng, len(test), measure)),
+    _split('test', str(test_name), test, _draw(of_test, len(test), measure)),
   )
 
 

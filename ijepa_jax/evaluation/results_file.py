@@ -137,7 +137,8 @@ def _markdown(content: dict[str, Any], results: Sequence[Result]) -> str:
       '',
       tables.markdown(results),
       '',
-      'Intervals are of the test images alone, not of seeds. init: the same '
+      'Intervals are of the test images alone, not of seeds; of lowshot with '
+      'several seeds, of their mean on the same test images. init: the same '
       'protocol on this encoder before training; pixels: on raw pixels.',
       '',
       '```sh',

@@ -8,6 +8,7 @@ all heads, which is what a single head spends its time on.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from ijepa_jax import errors
 
 Params = Any
 Hyper = dict[str, Any]  # of one head: scalars; of a group: (H,) each
@@ -146,6 +149,37 @@ def finite(params: Params) -> np.ndarray:
     for leaf in jax.tree.leaves(params)
   ]
   return np.all(checks, axis=0)
+
+
+def best(scores: Sequence[float | None]) -> int:
+  """Which head has the highest score; the first of equals.
+
+  Args:
+    scores: None of heads that have diverged.
+
+  Raises:
+    UserError: all have.
+  """
+  usable = [head for head, score in enumerate(scores) if score is not None]
+  if not usable:
+    raise errors.UserError(
+      f'all {len(scores)} heads of the sweep have diverged; expected finite '
+      'features, or smaller learning rates'
+    )
+  return max(usable, key=lambda head: scores[head] or 0.0)
+
+
+def grid(
+  lrs: Sequence[float], weight_decays: Sequence[float], labels: int
+) -> dict[str, np.ndarray]:
+  """`hyper` of a group: all learning rates x weight decays for each label."""
+  rows = list(itertools.product(range(labels), lrs, weight_decays))
+  label, lr, weight_decay = np.array(rows, np.float32).T
+  return {
+    'lr': lr,
+    'weight_decay': weight_decay,
+    'label': label.astype(np.int32),
+  }
 
 
 def cosine(steps: int, warmup: int = 0) -> np.ndarray:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     runs = _named([run_files.read(path) for path in args.runs])
     default = 'report.html' if len(runs) == 1 else 'comparison.html'
-    out = args.out or runs[0].path / default
+    out = args.out.expanduser() if args.out else runs[0].path / default
     atomic.write_text(out, page.render(runs))
     print(out)
 

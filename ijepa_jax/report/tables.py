@@ -87,7 +87,7 @@ def evaluation(runs: Sequence[Run]) -> Html:
       table(
         ['', 'value', '95 % interval', 'init', 'pixels', 'chance', ''],
         [_result(result) for result in results],
-        'Frozen features on the test set',
+        'On the test set',
       ),
       # Not in the caption, which is as wide as the table on a phone as well.
       tag('p', strip.legend(), class_='hint'),

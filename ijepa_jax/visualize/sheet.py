@@ -108,14 +108,10 @@ class Sheet:
     self,
     mappable: ScalarMappable,
     label: str,
-    *,
-    left: float = 0.0,
-    width: float = 3.0,
-    top: float = 0.22,
     ticks: Sequence[float] | None = None,
   ) -> None:
     """Draws the scale of a colour map in the foot; it takes 0.65 inches."""
-    axis = self.foot(left, width, top, 0.12)
+    axis = self.foot(0.0, 3.0, 0.22, 0.12)
     bar = self.figure.colorbar(
       mappable, cax=axis, orientation='horizontal', ticks=ticks
     )
@@ -146,13 +142,8 @@ class Sheet:
     self.figure.text(x / self.width, 1 - y / self.height, text, va=va, **style)
 
 
-def unit_range(values: np.ndarray, cut: float = 1.0) -> np.ndarray:
-  """Scales each of the last axis's channels to 0..1 over all others.
-
-  Args:
-    values: `(..., C)`.
-    cut: percent at either end that is clipped.
-  """
+def unit_range(values: np.ndarray) -> np.ndarray:
+  """Scales each channel of `(..., C)` to 0..1; 1 % at either end is clipped."""
   rows = values.reshape(-1, values.shape[-1])
-  low, high = np.percentile(rows, [cut, 100 - cut], axis=0)
+  low, high = np.percentile(rows, [1, 99], axis=0)
   return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)

@@ -96,7 +96,7 @@ def fit(
     return score(held, _outputs(params, kind, tokens, held))
 
   return [
-    _best(kind, params, grid, about, functools.partial(held_out, kind))
+    best(kind, params, grid, about, functools.partial(held_out, kind))
     for kind, params in zip(kinds, stacked)
   ]
 
@@ -158,26 +158,42 @@ def _endless(rows: np.ndarray, seed: int) -> Iterator[int]:
     epoch += 1
 
 
-def _best(
+def best(
   kind: heads.Kind,
   stacked: sweep.Params,
   grid: list[tuple[float, float]],
   about: dict[str, Any],
   score: Callable[[dict[str, np.ndarray]], float],
 ) -> Fitted:
+  """The head with the highest score, of those that have not diverged.
+
+  Args:
+    kind: of all heads.
+    stacked: their parameters, with a leading axis of heads.
+    grid: learning rate and weight decay of each.
+    about: kept with the details.
+    score: parameters of one -> the higher the better.
+
+  Raises:
+    UserError: all have diverged.
+  """
   each = [
     jax.tree.map(lambda leaf: leaf[head], stacked)  # noqa: B023
     for head in range(len(grid))
   ]
-  rows = [
-    {'lr': lr, 'weight_decay': decay, 'held out': score(params)}
-    for params, (lr, decay) in zip(each, grid)
+  scores = [
+    score(params) if usable else None
+    for params, usable in zip(each, sweep.finite(stacked))
   ]
-  best = max(range(len(rows)), key=lambda head: rows[head]['held out'])
+  rows = [
+    {'lr': lr, 'weight_decay': decay, 'held out': held_out}
+    for held_out, (lr, decay) in zip(scores, grid)
+  ]
+  chosen = sweep.best(scores)
   return Fitted(
     kind,
-    each[best],
-    {'head': kind, 'chosen': rows[best], **about, 'sweep': rows},
+    each[chosen],
+    {'head': kind, 'chosen': rows[chosen], **about, 'sweep': rows},
   )
 
 

@@ -41,12 +41,14 @@ class Task:
     summary: what it is, in half a line.
     options: what the user may set.
     settings: what `run` finds among its options besides.
+    needs: as of `needs.require`.
   """
 
   module: str
   summary: str
   options: tuple[Option, ...] = ()
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  needs: tuple[str, ...] = ('labels',)
 
   def load(self) -> Callable[..., Any]:
     """`run`; the module is imported now and not before."""
@@ -155,21 +157,25 @@ TASKS: dict[str, Task] = {
     'segment',
     'linear and MLP heads on patch tokens, mIoU of masks',
     _heads(lrs=(1e-3, 3e-3, 1e-2), weight_decays=(1e-4, 1e-2)),
+    needs=('masks',),
   ),
   'detect': Task(
     'detect',
     "centres and boxes from patch tokens, COCO's AP",
     _heads(lrs=(1e-3, 3e-3), weight_decays=(1e-4,)),
+    needs=('boxes', 'pycocotools'),
   ),
   'count': Task(
     'regress',
     "number of objects, as Clevr's Count",
     settings={'of': 'count'},
+    needs=('boxes',),
   ),
   'distance': Task(
     'regress',
     "how near and where the largest object is, after Clevr's Dist",
     settings={'of': 'distance'},
+    needs=('boxes',),
   ),
   'finetune': Task(
     'finetune', 'the whole encoder is trained, label by label', _FINETUNE

@@ -86,15 +86,6 @@ def run(context: Context) -> list[Score]:
 
 
 def _group(codes: labels.Codes, width: int, heads: int) -> sweep.Group:
-  grid = np.array(
-    [
-      (lr, weight_decay, label)
-      for label in range(len(codes.names))
-      for lr in LRS
-      for weight_decay in WEIGHT_DECAYS
-    ],
-    np.float32,
-  )
   mask = codes.mask()
 
   def init(rng: np.random.Generator) -> attentive.Params:
@@ -114,11 +105,7 @@ def _group(codes: labels.Codes, width: int, heads: int) -> sweep.Group:
     init,
     loss,
     optimiser,
-    {
-      'lr': grid[:, 0],
-      'weight_decay': grid[:, 1],
-      'label': grid[:, 2].astype(np.int32),
-    },
+    sweep.grid(LRS, WEIGHT_DECAYS, len(codes.names)),
   )
 
 

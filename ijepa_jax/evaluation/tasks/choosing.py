@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ijepa_jax.evaluation import labels, sweep
+from ijepa_jax.evaluation import intervals, labels, sweep
 from ijepa_jax.evaluation.tasks import scoring
 from ijepa_jax.evaluation.tasks.context import Context
 from ijepa_jax.evaluation.tasks.result import Score
@@ -102,35 +102,35 @@ def choose(
     details: kept with the scores.
   """
   mask = codes.mask()
-  # label -> (held-out accuracy, candidate, head); the first of equals is kept.
-  best: dict[int, tuple[float, int, int]] = {}
-  tables: dict[int, list[dict[str, Any]]] = {}
+  # Of each label: held-out accuracy (None: diverged), candidate, head.
+  tried: list[list[tuple[float | None, int, int]]] = [[] for _ in codes.names]
   for number, candidate in enumerate(candidates):
     predicted = candidate.predict(mask, train, held)
     usable = sweep.finite(candidate.params)
     for head, label in enumerate(candidate.group.hyper['label'].tolist()):
       right = predicted[head] == codes.codes[held, label]
-      share = float(right.mean()) if usable[head] else -1.0
-      if label not in best or share > best[label][0]:
-        best[label] = share, number, head
-      tables.setdefault(label, []).append(
-        {
-          **candidate.settings(head),
-          'held-out top1': share if usable[head] else None,
-        }
-      )
+      share = float(right.mean()) if usable[head] else None
+      tried[label].append((share, number, head))
   scores = []
   for label, name in enumerate(codes.names):
-    share, number, head = best[label]
+    shares = [share for share, _, _ in tried[label]]
+    best = sweep.best(shares)
+    share, number, head = tried[label][best]
+    low, high = intervals.wilson(round((share or 0.0) * len(held)), len(held))
     chosen = candidates[number].only(head)
     code = chosen.predict(mask, test, np.arange(len(test)))[0]
     found = {
       'chosen': chosen.settings(0),
       'chosen on': f'{len(held):,} images held out of train',
       'held-out top1': share,
+      'held-out interval': (low, high),
       'fitted on': len(train) - len(held),
-      'heads': len(tables[label]),
-      'sweep': tables[label],
+      'heads': len(shares),
+      'heads within the interval': sum((one or 0.0) >= low for one in shares),
+      'sweep': [
+        {**candidates[of].settings(head), 'held-out top1': one}
+        for one, of, head in tried[label]
+      ],
       **details,
     }
     scores.append(

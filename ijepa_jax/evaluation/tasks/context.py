@@ -16,6 +16,7 @@ from ijepa_jax.evaluation.wanted import View, Wanted
 
 Kind = Literal['trained', 'init', 'pixels']
 SplitName = Literal['train', 'test']
+SPLITS: tuple[SplitName, ...] = ('train', 'test')
 
 # Pooled features are extracted of this many last blocks at once: the most that
 # a probe asks for, so that the images are read once for all of them.
@@ -180,15 +181,18 @@ class Context:
     """Label name -> `(n,)` int32, of the labels to predict.
 
     Raises:
-      UserError: there are none, or in train a label has one class only.
+      UserError: in train a label has one class only.
     """
+    labels = self._survey(split).labels
+    return {name: labels[name] for name in self.images.labels}
+
+  def require_labels(self) -> None:
+    """Raises a UserError where there are none to predict."""
     if not self.images.labels:
       raise errors.UserError(
         f'{self.images.train.source.name} has no labels: expected one of the '
         'tasks segment, detect, count, distance'
       )
-    labels = self._survey(split).labels
-    return {name: labels[name] for name in self.images.labels}
 
   def records(self, split: SplitName) -> np.ndarray:
     """`(n,)` record numbers of the images, for `images.split(...).source`."""

@@ -19,10 +19,10 @@ from ijepa_jax.evaluation.dense import (
   fitting,
   patches,
 )
-from ijepa_jax.evaluation.tasks.context import Context, SplitName
+from ijepa_jax.evaluation.tasks import needs
+from ijepa_jax.evaluation.tasks.context import SPLITS, Context, SplitName
 from ijepa_jax.evaluation.tasks.result import Score
 
-_SPLITS: tuple[SplitName, ...] = ('train', 'test')
 _METRICS = ('AP', 'AP50')
 # Draws of the bootstrap: pycocotools takes a second for a hundred.
 _SAMPLES = 200
@@ -32,10 +32,9 @@ def run(context: Context) -> list[Score]:
   """AP and AP50 on test.
 
   Raises:
-    UserError: the data has no boxes, or pycocotools is missing.
+    UserError: train and test have other classes, or train has no box.
   """
-  average_precision.require()
-  train, test = (boxed(context, split, 'detect') for split in _SPLITS)
+  train, test = (needs.boxed(context, split, 'detect') for split in SPLITS)
   if train.box_classes != test.box_classes:
     raise errors.UserError(
       f'task detect: {train.name} has the classes '
@@ -103,21 +102,6 @@ def _scores(
     )
     for metric in _METRICS
   ]
-
-
-def boxed(context: Context, split: SplitName, task: str) -> dense.Boxed:
-  """The source of a split, which must have boxes.
-
-  Raises:
-    UserError: it has none.
-  """
-  source = context.images.split(split).source
-  if not isinstance(source, dense.Boxed):
-    raise errors.UserError(
-      f'task {task}: {source.name} has no boxes; expected scenes, or a folder '
-      "with annotations.json in COCO's format"
-    )
-  return source
 
 
 def boxes_of(

@@ -216,15 +216,6 @@ def group(
 ) -> sweep.Group:
   """All heads of these inputs: learning rates x weight decays x labels."""
   scale = plan.batch_size / 256 if preset.batch_scaled else 1.0
-  grid = np.array(
-    [
-      (lr * scale, weight_decay, label)
-      for label in range(len(codes.names))
-      for lr in preset.lrs
-      for weight_decay in preset.weight_decays
-    ],
-    np.float32,
-  )
   mask = codes.mask()
 
   def init(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -240,11 +231,9 @@ def group(
     init,
     loss,
     preset.optimiser,
-    {
-      'lr': grid[:, 0],
-      'weight_decay': grid[:, 1],
-      'label': grid[:, 2].astype(np.int32),
-    },
+    sweep.grid(
+      [lr * scale for lr in preset.lrs], preset.weight_decays, len(codes.names)
+    ),
   )
 
 

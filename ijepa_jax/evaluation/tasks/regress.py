@@ -20,10 +20,9 @@ from ijepa_jax.data import dense
 from ijepa_jax.evaluation import intervals, probes
 from ijepa_jax.evaluation import labels as label_codes
 from ijepa_jax.evaluation.tasks import detect, logistic, scoring
-from ijepa_jax.evaluation.tasks.context import Context, SplitName
+from ijepa_jax.evaluation.tasks.context import SPLITS, Context
 from ijepa_jax.evaluation.tasks.result import Score
 
-_SPLITS: tuple[SplitName, ...] = ('train', 'test')
 _BINS = 6
 # Images with a box that there must be, to fit on and to measure on.
 _LEAST = 2
@@ -46,14 +45,14 @@ def run(context: Context) -> list[Score]:
   """The number of objects, or size and place of the largest.
 
   Raises:
-    UserError: the data has no boxes.
+    UserError: too few images have a box, or all as many.
   """
   of = context.options['of']
   return {'count': _count, 'distance': _distance}[of](context)
 
 
 def _count(context: Context) -> list[Score]:
-  targets = [_counts(boxes) for boxes in _boxes(context, 'count')]
+  targets = [_counts(boxes) for boxes in _boxes(context)]
   classes = [one.values['count'].astype(np.int64) for one in targets]
   if len(np.unique(classes[0])) < 2:
     raise errors.UserError(
@@ -67,8 +66,8 @@ def _count(context: Context) -> list[Score]:
 
 
 def _distance(context: Context) -> list[Score]:
-  targets = [_largest(boxes) for boxes in _boxes(context, 'distance')]
-  for split, one in zip(_SPLITS, targets):
+  targets = [_largest(boxes) for boxes in _boxes(context)]
+  for split, one in zip(SPLITS, targets):
     if len(one.rows) < _LEAST:
       raise errors.UserError(
         f'task distance: {context.images.split(split).source.name} has '
@@ -83,13 +82,12 @@ def _distance(context: Context) -> list[Score]:
   ]
 
 
-def _boxes(context: Context, task: str) -> list[list[dense.Boxes]]:
+def _boxes(context: Context) -> list[list[dense.Boxes]]:
   """Boxes of train and of test."""
-  for split in _SPLITS:
-    detect.boxed(context, split, task)
+  for split in SPLITS:
     # First the features that are wanted: they say which records are readable.
     context.pooled(split, whole=True)
-  return [detect.boxes_of(context, split)[0] for split in _SPLITS]
+  return [detect.boxes_of(context, split)[0] for split in SPLITS]
 
 
 def _counts(boxes: list[dense.Boxes]) -> _Targets:

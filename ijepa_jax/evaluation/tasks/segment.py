@@ -24,6 +24,7 @@ from ijepa_jax.evaluation.dense import (
   patches,
   resizing,
 )
+from ijepa_jax.evaluation.tasks import needs
 from ijepa_jax.evaluation.tasks.context import Context, SplitName
 from ijepa_jax.evaluation.tasks.result import Score
 
@@ -36,9 +37,9 @@ def run(context: Context) -> list[Score]:
   """One score for each head.
 
   Raises:
-    UserError: the data has no masks.
+    UserError: no pixel of train has a class.
   """
-  train_source, _ = (_masked(context, split) for split in ('train', 'test'))
+  train_source = needs.masked(context, 'train', 'segment')
   train_tokens, test_tokens = patches.load(context)
   side = context.grid * min(context.patch_size, _FINEST)
   train = np.stack([_small(mask, side) for mask in _masks(context, 'train')])
@@ -126,19 +127,9 @@ def _score(
   )
 
 
-def _masked(context: Context, split: SplitName) -> dense.Masked:
-  source = context.images.split(split).source
-  if not isinstance(source, dense.Masked):
-    raise errors.UserError(
-      f'task segment: {source.name} has no masks; expected scenes, or a folder '
-      'with images/ and masks/'
-    )
-  return source
-
-
 def _masks(context: Context, split: SplitName) -> Iterator[np.ndarray]:
   """Masks of a split, each as large as its image."""
-  source = _masked(context, split)
+  source = needs.masked(context, split, 'segment')
   for record in context.records(split):
     yield source.mask(int(record))
 
