@@ -178,9 +178,9 @@ def require_same_labels(
   """
   said = f'{field}: {train.name} and {test.name}'
   if train.labels.keys() != test.labels.keys():
-    ours, theirs = (', '.join(each.labels) or 'none' for each in (train, test))
+    names = (', '.join(each.labels) or 'none' for each in (train, test))
     raise errors.UserError(
-      f'{said} have the labels {ours} and {theirs}: expected the same'
+      f'{said} have the labels {" and ".join(names)}: expected the same'
     )
   # Shards of a split know the classes of that split alone.
   ours, theirs = (getattr(each, 'classes', []) for each in (train, test))
