@@ -41,6 +41,7 @@ from ijepa_jax.data import (
   threads,
   transforms,
 )
+from ijepa_jax.interop.weights import counted
 from ijepa_jax.metrics import counting
 
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Raises:
     UserError: no such folder, checkpoint or layer, no readable image, FILE
       exists or has another suffix.
+    StorageError: FILE cannot be written.
   """
   args = _parse(argv)
   out = feature_files.new_file(args.out, '--out')
@@ -114,18 +116,19 @@ def main(argv: Sequence[str] | None = None) -> None:
       feature_files.write(made, held)
       os.rename(made, out)
   except OSError as error:
-    raise errors.UserError(
-      f'--out: {out} cannot be written: {error}'
+    raise errors.StorageError(
+      f'--out: {out} cannot be written: {error}; mend that and run the same '
+      'command again'
     ) from error
   if bad:
     print(
-      f'{_count(len(bad), "file")} cannot be read, see bad_files; the first: '
+      f'{counted(len(bad), "file")} cannot be read, see bad_files; the first: '
       f'{images.name(bad[0][0])}: {bad[0][1]}',
       file=sys.stderr,
       flush=True,
     )
   sizes = ' x '.join(map(str, shape))
-  print(f'{out}: {_count(len(good), "image")}, features of {sizes}')
+  print(f'{out}: {counted(len(good), "image")}, features of {sizes}')
 
 
 def find_images(path: str) -> Images:
@@ -140,18 +143,9 @@ def find_images(path: str) -> Images:
   path = sources.existing_path(path, '--images')
   if not os.path.isdir(path):
     raise errors.UserError(f'--images: {path} is a file, expected a folder')
-  index = folder_index.index_folder(path)
-  if not len(index):
-    raise errors.UserError(
-      f'--images: no images below {path} (looked for '
-      + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
-      + ')'
-    )
+  index, filled, names = folder.list_folder(path, '--images')
+  classes, labels = _read_classes(names)
   counts = np.diff(index.starts)  # (F,)
-  filled = np.flatnonzero(counts)
-  classes, labels = _read_classes(
-    [os.fsdecode(index.folders[number]) for number in filled]
-  )
   repeated = np.repeat(np.asarray(labels, np.int32), counts[filled])
   return Images(index, classes, repeated)
 
@@ -223,7 +217,7 @@ def _extract(
       counter.add(len(features))
   if not good:
     raise errors.UserError(
-      f'--images: none can be read; the first of {_count(len(bad), "image")}: '
+      f'--images: none can be read; the first of {counted(len(bad), "image")}: '
       f'{images.name(bad[0][0])}: {bad[0][1]}'
     )
   return good, bad, shape
@@ -307,11 +301,6 @@ def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
   return numbers
 
 
-def _count(number: int, noun: str) -> str:
-  """`1 image`, `2 images`."""
-  return f'{number:,} {noun}' + 's' * (number != 1)
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = arguments.Parser(
     prog='python -m ijepa_jax.extract',
@@ -329,9 +318,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   text = 'encoder (default %(default)s, the one that the paper evaluates)'
   add('--which', choices=('target', 'context'), default='target', help=text)
   text = 'attention heads, where neither the checkpoint nor its width tell'
-  add('--heads', type=int, metavar='N', help=text)
+  add('--heads', type=arguments.positive, metavar='N', help=text)
   text = 'side in pixels (default: as in the checkpoint)'
-  add('--image-size', type=int, metavar='S', help=text)
+  add('--image-size', type=arguments.positive, metavar='S', help=text)
   text = 'images per step of all devices (default %(default)s)'
   add(
     '--batch-size', type=arguments.positive, default=64, metavar='N', help=text
