@@ -12,9 +12,11 @@ import tiny
 from PIL import Image
 
 import ijepa_jax
-from ijepa_jax import errors, evaluate, train_step
+from ijepa_jax import errors, evaluate, sharding, train_step
+from ijepa_jax.config import fields
 from ijepa_jax.data import scenes, transforms
-from ijepa_jax.evaluation import probes
+from ijepa_jax.evaluation import extraction, feature_store, labelled, probes
+from ijepa_jax.evaluation.wanted import Wanted
 from ijepa_jax.prepare import __main__ as prepare
 
 
@@ -141,6 +143,29 @@ def test_features_are_those_of_the_encoder_and_every_device_has_its_part(
     np.testing.assert_allclose(
       rows[:, layer], tokens.mean(1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_pixels_of_patches_are_compiled_once_for_both_splits(
+  tmp_path, monkeypatch
+):
+  traced = []
+  patchify = extraction.vit.patchify
+  monkeypatch.setattr(
+    extraction.vit,
+    'patchify',
+    lambda *arguments: (traced.append(arguments), patchify(*arguments))[1],
+  )
+  splits = labelled.open_splits(
+    labelled.Request('scenes', None, None, 20, 10, image_size=16, seed=0)
+  )
+  mesh = sharding.make_mesh(fields.defaults())
+  store = feature_store.Store(str(tmp_path))
+  extractor = extraction.Extractor(mesh, 2, store, print)
+  wanted = Wanted((-1,), pool=False)
+  for split in splits:
+    found = extractor.pixel_features(16, 1.0, 4, split, wanted)
+    assert found.rows.shape == (len(split), 1, 16, 48)
+  assert len(traced) == 1
 
 
 @pytest.mark.slow
