@@ -71,6 +71,8 @@ def test_tasks_add_up_and_features_are_used_again(
   assert None not in (result['pixels'], result['init'])
   assert result['details']['k'] == 3
   assert first['images']['train']['used'] == 31
+  assert first['unseen'] == {}
+  assert 'lacks' not in said.err
   assert first['images']['train']['broken'][0][0] == 'dark/07.png'
 
   # The same encoder, whatever the user calls it.
@@ -85,6 +87,36 @@ def test_tasks_add_up_and_features_are_used_again(
   assert ridge['details']['chosen']['penalty'] in probes.PENALTIES
   assert '--tasks=knn' in second['tasks']['knn']['command']
   assert '| ridge | label |' in (out / 'results.md').read_text()
+
+
+def test_test_images_of_classes_that_train_lacks_are_told_once(
+  checkpoint, tmp_path, capsys
+):
+  rng = np.random.default_rng(0)
+  files = [
+    f'{split}/{label}/{k}'
+    for split, labels in (('train', 'ac'), ('val', 'abcd'))
+    for label in labels
+    for k in range(4)
+  ]
+  for file in files:
+    path = tmp_path / 'images' / f'{file}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+  found = run(
+    checkpoint,
+    tmp_path / 'images',
+    tmp_path / 'out',
+    '--tasks=knn,ridge,logistic',
+  )
+  line = (
+    'label: classes that train lacks (1, 3): 8 of 16 test images, which count '
+    'as wrong'
+  )
+  assert capsys.readouterr().err.splitlines().count(line) == 1
+  assert found['unseen'] == {'label': {'images': 8, 'classes': [1, 3]}}
+  assert max(row['value'] for row in found['results']) <= 0.5
 
 
 def test_help_lists_tasks_and_their_options(capsys):
