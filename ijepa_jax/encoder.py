@@ -175,6 +175,31 @@ class Encoder:
     return nnx.merge(nnx.graphdef(module), params)
 
 
+def features(
+  model: Encoder,
+  images: jax.Array,
+  *,
+  layers: tuple[int, ...] | None,
+  pool: bool,
+) -> jax.Array:
+  """What is kept of images.
+
+  Args:
+    model: the encoder.
+    images: uint8 `(B, S, S, 3)`.
+    layers: as of `Encoder.layers`; None: the last, without an axis for it.
+    pool: average over the patches.
+
+  Returns:
+    `(B, [L,] [N,] D)` float32.
+  """
+  x = train_step.normalise(images)
+  outputs = (model(x),) if layers is None else model.layers(x, layers)
+  if pool:
+    outputs = tuple(output.mean(1) for output in outputs)
+  return outputs[0] if layers is None else jnp.stack(outputs, 1)
+
+
 # Compiled once per shape, also for who does not call `jax.jit`.
 
 

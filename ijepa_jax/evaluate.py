@@ -91,9 +91,12 @@ def _evaluate(
         }
         seconds = time.perf_counter() - begin
         log(f'{name}: {seconds:.1f} s')
-        results += result.join(
+        joined = result.join(
           name, scores['trained'], scores.get('init'), scores.get('pixels')
         )
+        for line in measured.tell_unseen(_labels(joined) - _labels(results)):
+          log(line)
+        results += joined
         ran[name] = {
           'command': 'python -m ijepa_jax.evaluate ' + shlex.join(argv),
           'options': options,
@@ -103,7 +106,7 @@ def _evaluate(
         }
         if main_process:
           results_file.write(
-            out, measured.description(), measured.images(), ran, results
+            out, measured.description(), measured.survey(), ran, results
           )
     finally:  # what is measured is kept, and shown, if the next one fails
       if main_process and results:
@@ -111,6 +114,11 @@ def _evaluate(
         print(f'\n{os.path.join(out, results_file.JSON_NAME)}')
   finally:
     store.close()
+
+
+def _labels(results: Iterable[Any]) -> set[str]:
+  """Of the images; `lowshot` puts the size of its subset behind them."""
+  return {row.label.partition('/')[0] for row in results}
 
 
 def _task_names(text: str) -> list[str]:

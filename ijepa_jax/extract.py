@@ -20,7 +20,6 @@ FILE.parquet  columns name, label, class, feature (lists, nested likewise); the
 import argparse
 import dataclasses
 import functools
-import itertools
 import os
 import sys
 import tempfile
@@ -28,10 +27,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ijepa_jax import encoder, errors, feature_files, sharding, train_step
+from ijepa_jax import encoder, errors, feature_files, rows, sharding
 from ijepa_jax.config import arguments, fields
 from ijepa_jax.data import (
   decode,
@@ -41,6 +39,7 @@ from ijepa_jax.data import (
   threads,
   transforms,
 )
+from ijepa_jax.interop.weights import counted
 from ijepa_jax.metrics import counting
 
 
@@ -72,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Raises:
     UserError: no such folder, checkpoint or layer, no readable image, FILE
       exists or has another suffix.
+    StorageError: FILE cannot be written.
   """
   args = _parse(argv)
   out = feature_files.new_file(args.out, '--out')
@@ -87,7 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   # Every device has the encoder, and its part of each batch.
   mesh = sharding.make_mesh(fields.defaults())
   model = jax.device_put(model, sharding.replicated(mesh))
-  compute = functools.partial(_features, model, layers=layers, pool=args.pool)
+  encode = jax.jit(encoder.features, static_argnames=('layers', 'pool'))
+  compute = functools.partial(
+    encode, model, layers=layers, pool=args.pool == 'mean'
+  )
   side = model.architecture.image_size
   transform = transforms.EvalTransform(side, model.crop)
   try:
@@ -96,15 +99,15 @@ def main(argv: Sequence[str] | None = None) -> None:
       prefix=f'.{os.path.basename(out)}.', dir=os.path.dirname(out)
     ) as beside:
       # On disk: features of all patches may exceed the memory.
-      rows = os.path.join(beside, 'rows')
-      with open(rows, 'wb') as file:
+      path = os.path.join(beside, 'rows')
+      with open(path, 'wb') as file:
         good, bad, shape = _extract(
           images, transform, compute, args.batch_size, mesh, file
         )
       classes = images.classes
       held = feature_files.Features(
         names=np.asarray([images.name(number) for number in good]),
-        features=np.memmap(rows, np.float32, 'r', shape=(len(good), *shape)),
+        features=np.memmap(path, np.float32, 'r', shape=(len(good), *shape)),
         bad_files=np.asarray([images.name(k) for k, _ in bad], np.str_),
         labels=images.labels[good] if classes else None,
         classes=np.asarray(classes) if classes else None,
@@ -114,18 +117,19 @@ def main(argv: Sequence[str] | None = None) -> None:
       feature_files.write(made, held)
       os.rename(made, out)
   except OSError as error:
-    raise errors.UserError(
-      f'--out: {out} cannot be written: {error}'
+    raise errors.StorageError(
+      f'--out: {out} cannot be written: {error}; mend that and run the same '
+      'command again'
     ) from error
   if bad:
     print(
-      f'{_count(len(bad), "file")} cannot be read, see bad_files; the first: '
+      f'{counted(len(bad), "file")} cannot be read, see bad_files; the first: '
       f'{images.name(bad[0][0])}: {bad[0][1]}',
       file=sys.stderr,
       flush=True,
     )
   sizes = ' x '.join(map(str, shape))
-  print(f'{out}: {_count(len(good), "image")}, features of {sizes}')
+  print(f'{out}: {counted(len(good), "image")}, features of {sizes}')
 
 
 def find_images(path: str) -> Images:
@@ -140,18 +144,9 @@ def find_images(path: str) -> Images:
   path = sources.existing_path(path, '--images')
   if not os.path.isdir(path):
     raise errors.UserError(f'--images: {path} is a file, expected a folder')
-  index = folder_index.index_folder(path)
-  if not len(index):
-    raise errors.UserError(
-      f'--images: no images below {path} (looked for '
-      + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
-      + ')'
-    )
+  index, filled, names = folder.list_folder(path, '--images')
+  classes, labels = _read_classes(names)
   counts = np.diff(index.starts)  # (F,)
-  filled = np.flatnonzero(counts)
-  classes, labels = _read_classes(
-    [os.fsdecode(index.folders[number]) for number in filled]
-  )
   repeated = np.repeat(np.asarray(labels, np.int32), counts[filled])
   return Images(index, classes, repeated)
 
@@ -180,9 +175,9 @@ def _extract(
   compute: Any,
   batch_size: int,
   mesh: jax.sharding.Mesh,
-  rows: BinaryIO,
-) -> tuple[list[int], list[tuple[int, str]], tuple[int, ...]]:
-  """Writes the features of all readable images to `rows`, end to end.
+  out: BinaryIO,
+) -> tuple[np.ndarray, list[tuple[int, str]], tuple[int, ...]]:
+  """Writes the features of all readable images to `out`, end to end.
 
   `compute` takes uint8 `(B, S, S, 3)`, split over the mesh: B = `batch_size` at
   most, rounded up to a multiple of its devices.
@@ -193,40 +188,43 @@ def _extract(
   Raises:
     UserError: none can be read.
   """
-  good: list[int] = []
-  bad: list[tuple[int, str]] = []
-  size = min(batch_size, len(images.index))
+  count = len(images.index)
+  size = min(batch_size, count)
   size += -size % mesh.size
+  side = transform.image_size
+  blank = np.zeros((side, side, 3), np.uint8)
   read = functools.partial(read_image, images.index, transform)
-  shape: tuple[int, ...] = ()
+  good = np.ones(count, bool)
+  bad: list[tuple[int, str]] = []
 
-  def readable() -> Iterator[np.ndarray]:
+  def pixels() -> Iterator[np.ndarray]:
     # Two batches ahead: one for the device, one being decoded meanwhile.
-    for file, result in enumerate(
-      threads.in_threads(read, range(len(images.index)), 2 * size)
-    ):
+    found = threads.in_threads(read, range(count), 2 * size)
+    for file, result in enumerate(found):
       if isinstance(result, str):
+        good[file] = False
         bad.append((file, result))
-        counter.add(1)
+        yield blank
       else:
-        good.append(file)
         yield result
 
-  with counting.Counter('features', len(images.index), 'images') as counter:
-    batches = (
-      (jax.device_put(batch, sharding.batch_sharding(mesh)), count)
-      for batch, count in _batches(readable(), size)
-    )
-    for features in _one_behind(compute, batches):
-      shape = features.shape[1:]
-      rows.write(np.ascontiguousarray(features, np.float32).data)
-      counter.add(len(features))
-  if not good:
+  shape: tuple[int, ...] = ()
+  done = 0
+  with counting.Counter('features', count, 'images') as counter:
+    for block in rows.Shares(mesh, size).stream(
+      pixels(), count, blank.shape, blank.dtype, compute
+    ):
+      shape = block.shape[1:]
+      kept = block[good[done : done + len(block)]]
+      out.write(np.ascontiguousarray(kept, np.float32).data)
+      done += len(block)
+      counter.add(len(block))
+  if not good.any():
     raise errors.UserError(
-      f'--images: none can be read; the first of {_count(len(bad), "image")}: '
+      f'--images: none can be read; the first of {counted(len(bad), "image")}: '
       f'{images.name(bad[0][0])}: {bad[0][1]}'
     )
-  return good, bad, shape
+  return np.flatnonzero(good), bad, shape
 
 
 def read_image(
@@ -245,52 +243,6 @@ def read_image(
     return str(error)
 
 
-def _batches(
-  images: Iterator[np.ndarray], size: int
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Batches `(B, S, S, 3)`, and how many of each are images.
-
-  The last one is filled up with black: one shape is one compilation.
-  """
-  while batch := list(itertools.islice(images, size)):
-    filling = [np.zeros_like(batch[0])] * (size - len(batch))
-    yield np.stack(batch + filling), len(batch)
-
-
-def _one_behind(
-  compute: Any, batches: Iterator[tuple[jax.Array, int]]
-) -> Iterator[np.ndarray]:
-  """Features of the images of each batch.
-
-  The device starts on a batch before the result of the previous one is asked
-  for, and works while the next is collected.
-  """
-  before: tuple[jax.Array, int] | None = None
-  for images, count in batches:
-    now = compute(images), count
-    if before is not None:
-      yield np.asarray(before[0])[: before[1]]
-    before = now
-  if before is not None:
-    yield np.asarray(before[0])[: before[1]]
-
-
-@functools.partial(jax.jit, static_argnames=('layers', 'pool'))
-def _features(
-  model: encoder.Encoder,
-  images: jax.Array,
-  *,
-  layers: tuple[int, ...] | None,
-  pool: str,
-) -> jax.Array:
-  """uint8 `(B, S, S, 3)` to `(B, [L,] [N,] D)` float32."""
-  x = train_step.normalise(images)
-  outputs = (model(x),) if layers is None else model.layers(x, layers)
-  if pool == 'mean':
-    outputs = tuple(output.mean(1) for output in outputs)
-  return outputs[0] if layers is None else jnp.stack(outputs, 1)
-
-
 def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
   """What --layers asks of an encoder of this depth."""
   if text is None:
@@ -305,11 +257,6 @@ def _blocks(text: str | None, depth: int) -> tuple[int, ...] | None:
       'commas between'
     )
   return numbers
-
-
-def _count(number: int, noun: str) -> str:
-  """`1 image`, `2 images`."""
-  return f'{number:,} {noun}' + 's' * (number != 1)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -329,9 +276,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   text = 'encoder (default %(default)s, the one that the paper evaluates)'
   add('--which', choices=('target', 'context'), default='target', help=text)
   text = 'attention heads, where neither the checkpoint nor its width tell'
-  add('--heads', type=int, metavar='N', help=text)
+  add('--heads', type=arguments.positive, metavar='N', help=text)
   text = 'side in pixels (default: as in the checkpoint)'
-  add('--image-size', type=int, metavar='S', help=text)
+  add('--image-size', type=arguments.positive, metavar='S', help=text)
   text = 'images per step of all devices (default %(default)s)'
   add(
     '--batch-size', type=arguments.positive, default=64, metavar='N', help=text

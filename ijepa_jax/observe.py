@@ -186,7 +186,7 @@ class Observer:
     for name, value in values.items():
       group = 'health' if name in _HEALTH else 'train'
       row.setdefault(f'{group}/{name}', value)
-    self._progress.report(step, loss)
+    self._progress.report(step, loss, rates.get('train/images_per_second'))
     self._write(step, row)
 
   def evaluate(self, step: int, state: train_step.TrainState) -> None:

@@ -168,7 +168,7 @@ def test_dst_below_a_file(tmp_path, capsys):
   a = small_weights.write(small_weights.single(), tmp_path / 'a', 'flax')
   (tmp_path / 'file').write_text('mine')
   before = small_weights.listing(tmp_path)
-  with pytest.raises(errors.UserError, match='cannot be written'):
+  with pytest.raises(errors.StorageError, match='cannot be written'):
     convert.main([str(a), str(tmp_path / 'file' / 'dst'), '--to=flax'])
   assert small_weights.listing(tmp_path) == before
 

@@ -12,10 +12,12 @@ import tiny
 from PIL import Image
 
 import ijepa_jax
-from ijepa_jax import errors, evaluate, train_step
+from ijepa_jax import errors, evaluate, sharding, train_step
+from ijepa_jax.config import fields
 from ijepa_jax.data import scenes, transforms
-from ijepa_jax.evaluation import probes
+from ijepa_jax.evaluation import extraction, feature_store, labelled, probes
 from ijepa_jax.evaluation.tasks import ridge
+from ijepa_jax.evaluation.wanted import Wanted
 from ijepa_jax.prepare import __main__ as prepare
 
 
@@ -70,6 +72,8 @@ def test_tasks_add_up_and_features_are_used_again(
   assert None not in (result['pixels'], result['init'])
   assert result['details']['k'] == 3
   assert first['images']['train']['used'] == 31
+  assert first['unseen'] == {}
+  assert 'lacks' not in said.err
   assert first['images']['train']['broken'][0][0] == 'dark/07.png'
 
   # The same encoder, whatever the user calls it.
@@ -101,6 +105,36 @@ def test_what_was_measured_is_shown_when_a_later_task_fails(
     )
   assert 'top1 %' in capsys.readouterr().out
   assert (tmp_path / 'out' / 'results.json').exists()
+
+
+def test_test_images_of_classes_that_train_lacks_are_told_once(
+  checkpoint, tmp_path, capsys
+):
+  rng = np.random.default_rng(0)
+  files = [
+    f'{split}/{label}/{k}'
+    for split, labels in (('train', 'ac'), ('val', 'abcd'))
+    for label in labels
+    for k in range(4)
+  ]
+  for file in files:
+    path = tmp_path / 'images' / f'{file}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+  found = run(
+    checkpoint,
+    tmp_path / 'images',
+    tmp_path / 'out',
+    '--tasks=knn,ridge,logistic',
+  )
+  line = (
+    'label: classes that train lacks (1, 3): 8 of 16 test images, which count '
+    'as wrong'
+  )
+  assert capsys.readouterr().err.splitlines().count(line) == 1
+  assert found['unseen'] == {'label': {'images': 8, 'classes': [1, 3]}}
+  assert max(row['value'] for row in found['results']) <= 0.5
 
 
 def test_help_lists_tasks_and_their_options(capsys):
@@ -159,6 +193,29 @@ def test_features_are_those_of_the_encoder_and_every_device_has_its_part(
     np.testing.assert_allclose(
       rows[:, layer], tokens.mean(1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_pixels_of_patches_are_compiled_once_for_both_splits(
+  tmp_path, monkeypatch
+):
+  traced = []
+  patchify = extraction.vit.patchify
+  monkeypatch.setattr(
+    extraction.vit,
+    'patchify',
+    lambda *arguments: (traced.append(arguments), patchify(*arguments))[1],
+  )
+  splits = labelled.open_splits(
+    labelled.Request('scenes', None, None, 20, 10, image_size=16, seed=0)
+  )
+  mesh = sharding.make_mesh(fields.defaults())
+  store = feature_store.Store(str(tmp_path))
+  extractor = extraction.Extractor(mesh, 2, store, print)
+  wanted = Wanted((-1,), pool=False)
+  for split in splits:
+    found = extractor.pixel_features(16, 1.0, 4, split, wanted)
+    assert found.rows.shape == (len(split), 1, 16, 48)
+  assert len(traced) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """`python -m ijepa_jax.extract`: features of a folder in one file."""
 
+import errno
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -175,6 +177,23 @@ def test_images_outside_of_the_class_folders_have_no_label(
   assert found.labels.dtype == np.int32
 
 
+@pytest.mark.parametrize('suffix', ['npz', 'parquet'])
+def test_names_that_are_not_utf8(suffix, checkpoint, images):
+  folder = os.path.join(os.fsencode(images), b'caf\xe9')
+  os.mkdir(folder)
+  (images / 'cat' / '0.png').rename(os.fsdecode(folder + b'/\xe9.png'))
+  if suffix == 'npz':
+    out = _load(_extract(checkpoint, images))
+    classes, names = out['classes'].tolist(), out['names'].tolist()
+  else:
+    parquet = pytest.importorskip('pyarrow.parquet')
+    table = parquet.read_table(_extract(checkpoint, images, out='out.parquet'))
+    classes = json.loads(table.schema.metadata[b'classes'])
+    names = table.to_pydict()['name']
+  assert classes == ['caf\\xe9', 'cat', 'dog']
+  assert names[0] == 'caf\\xe9/\\xe9.png'
+
+
 def test_no_classes(checkpoint, tmp_path):
   images = _folder(tmp_path / 'images', ['a.png', 'ü.png'])
   out = _load(_extract(checkpoint, images))
@@ -219,10 +238,10 @@ def test_parquet_holds_the_same(options, checkpoint, images, monkeypatch):
 def test_nothing_is_left_behind(checkpoint, images, monkeypatch):
   def fail(path, held):
     pathlib.Path(path).write_bytes(b'half')
-    raise OSError('No space left on device')
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
   monkeypatch.setitem(feature_files._WRITERS, '.npz', fail)
-  with pytest.raises(errors.UserError, match='No space left'):
+  with pytest.raises(errors.StorageError, match='No space left'):
     _extract(checkpoint, images)
   left = {path.name for path in images.parent.iterdir()}
   assert left <= {'images', 'cache'}
@@ -250,6 +269,8 @@ def test_parquet_without_pyarrow(checkpoint, images, monkeypatch):
     (['--checkpoint=EMPTY'], '--checkpoint: .*EMPTY holds no weights'),
     (['--checkpoint=nowhere'], '--checkpoint: .*nowhere does not exist'),
     (['--image-size=13'], 'image_size=13: expected a multiple'),
+    (['--image-size=0'], '--image-size: 0 is not at least 1'),
+    (['--heads=-2'], '--heads: -2 is not at least 1'),
   ],
 )
 def test_errors(options, message, checkpoint, images, monkeypatch):

@@ -94,16 +94,41 @@ def test_damaged_features_are_one_line(tmp_path, file, content):
     store.find(MADE_OF)
 
 
+def begin(folder, age):
+  """Rows to which nobody has written for so many hours."""
+  folder.mkdir()
+  rows = folder / 'rows'
+  rows.write_bytes(b'half')
+  written = rows.stat().st_mtime - age * 3600
+  os.utime(rows, (written, written))
+
+
+def names(path):
+  return {entry.name for entry in path.iterdir()}
+
+
 def test_what_a_killed_process_began_is_removed_after_a_day(tmp_path):
-  for name, age in (('.old', 25 * 3600), ('.new', 3600)):
-    (tmp_path / name).mkdir()
-    rows = tmp_path / name / 'rows'
-    rows.write_bytes(b'half')
-    written = rows.stat().st_mtime - age
-    os.utime(rows, (written, written))
-  (tmp_path / '.beginning').mkdir()
+  store = feature_store.Store(str(tmp_path))
+  with store.writing(MADE_OF) as writer:
+    (made,) = names(tmp_path)
+    writer.add(ROWS)
+    writer.finish(np.ones(4, bool), np.arange(4), {}, [])
+  kept = names(tmp_path)
+  old, new = made[:-2] + '-1', made[:-2] + '-2'
+  begin(tmp_path / old, 25)
+  begin(tmp_path / new, 1)
+  (tmp_path / f'{made}-beginning').mkdir()
   feature_store.Store(str(tmp_path))
-  assert {path.name for path in tmp_path.iterdir()} == {'.new', '.beginning'}
+  assert names(tmp_path) == {*kept, new, f'{made}-beginning'}
+
+
+def test_what_others_keep_in_the_folder_stays(tmp_path):
+  for name in ('.DS_Store', '.gitignore', '.making-notes'):
+    (tmp_path / name).touch()
+  begin(tmp_path / '.theirs', 1000)
+  write(feature_store.Store(str(tmp_path)))
+  assert (tmp_path / '.theirs' / 'rows').exists()
+  assert len(names(tmp_path)) == 5
 
 
 def test_a_temporary_store_goes_when_it_is_closed():

@@ -89,9 +89,10 @@ def test_a_number_must_be_the_same_class_in_both(tmp_path):
       ('other', ('bee/3', 'cat/3')),
     )
   )
-  labelled._require_same_labels(train, test)
-  with pytest.raises(errors.UserError, match="'ant', 'cat' in one of them"):
-    labelled._require_same_labels(train, other)
+  labelled.require_same_labels(train, test, 'eval.split')
+  message = "^eval.split: .* 'ant', 'cat' in one of them"
+  with pytest.raises(errors.UserError, match=message):
+    labelled.require_same_labels(train, other, 'eval.split')
 
 
 def test_a_broken_first_record_does_not_hide_the_labels(tmp_path):
@@ -99,7 +100,7 @@ def test_a_broken_first_record_does_not_hide_the_labels(tmp_path):
   (tmp_path / 'data' / 'a' / '0.png').symlink_to(tmp_path / 'nowhere')
   source = folder.FolderSource(data, 'train')
   assert source.record_id(0) == 'a/0.png'
-  assert labelled._is_labelled(source)
+  assert labelled.is_labelled(source)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,15 @@ class TestProgress:
     shown.report(21, 0.5)  # now 2 s: 1.3 s on average
     assert stream.getvalue().splitlines()[-1].endswith('21 m 13 s left')
 
+  def test_evaluation_takes_time_but_no_speed(self, monkeypatch):
+    clock = Clock(monkeypatch)
+    stream = io.StringIO()
+    shown = progress.Progress(101, 0, 10, 8, stream=stream)
+    shown.advance(1)
+    clock.now += 10 + 190  # 190 s of evaluation
+    shown.report(11, 0.5, images_per_second=8.0)
+    assert stream.getvalue().endswith('  8.0 images/s  30 m 00 s left\n')
+
   def test_first_step_has_no_speed(self):
     stream = io.StringIO()
     shown = progress.Progress(100, 0, 10, 8, stream=stream)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 
 import jax
@@ -52,9 +53,13 @@ def test_a_run_leaves_rows_checkpoints_and_pictures(tmp_path, capsys):
   for name in ('masks.png', 'curves.png'):
     assert Image.open(tmp_path / name).size > (500, 300)
   assert 'encoder' in (tmp_path / 'parameters.txt').read_text()
-  printed = capsys.readouterr().out
-  assert str(tmp_path / 'checkpoints' / '6') in printed
-  assert '--config=configs/folder.py' in printed
+  said = capsys.readouterr()
+  assert str(tmp_path / 'checkpoints' / '6') in said.out
+  assert '--config=configs/folder.py' in said.out
+  # The same figures, in which evaluations have no part.
+  speeds = [r['train/images_per_second'] for r in rows if 'train/loss' in r]
+  told = [f'{speed:,.{0 if speed >= 10 else 1}f}' for speed in speeds]
+  assert re.findall(r'([\d,.]+) images/s', said.err) == told
 
 
 def test_drawing_while_training_leaves_no_garbage(tmp_path):

@@ -101,6 +101,20 @@ class TestMasks:
       assert count_pixels(tmp_path / 'm.png', color) > 100
 
 
+def drawn_lines(monkeypatch):
+  """A list to which every line is added that is drawn from now on."""
+  lines = []
+  original = Axes.plot
+
+  def plot(*arguments, **style):
+    drawn = original(*arguments, **style)
+    lines.extend(drawn)
+    return drawn
+
+  monkeypatch.setattr(Axes, 'plot', plot)
+  return lines
+
+
 class TestCurves:
   def test_a_panel_for_every_label(self, tmp_path, monkeypatch):
     labels = ('count', 'shape', 'color', 'position', 'extra')
@@ -113,14 +127,11 @@ class TestCurves:
     rows = make_rows()
     for row in rows:
       row |= {f'rankme_block/{block:02}': block + 1 for block in range(12)}
-    lines = []
-    original = Axes.plot
-    monkeypatch.setattr(
-      Axes, 'plot', lambda *a, **k: (lines.append(a), original(*a, **k))[1]
-    )
+    lines = drawn_lines(monkeypatch)
     titles = panel_titles(monkeypatch, tmp_path / 'c.png', rows)
     assert {'LiDAR', 'RankMe by block', 'Attention entropy'} <= set(titles)
-    heights = [line[2][0] for line in lines if len(set(line[2])) == 1]
+    values = [set(line.get_ydata()) for line in lines]
+    heights = [each.pop() for each in values if len(each) == 1]
     assert set(range(1, 13)) <= set(heights)
 
   def test_baselines_are_no_labels(self, tmp_path, monkeypatch):
@@ -147,9 +158,20 @@ class TestCurves:
       [{'step': 0, 'probe/label/knn': 0.1, 'probe/label/linear': math.nan}],
     ],
   )
-  def test_short_runs_and_gaps(self, tmp_path, rows):
+  def test_short_runs_and_gaps(self, tmp_path, monkeypatch, rows):
+    lines = drawn_lines(monkeypatch)
     curves.draw_curves(tmp_path / 'c.png', rows)
     assert Image.open(tmp_path / 'c.png').size[0] == 1500
+    # A line of one point is nothing; its mark is seen.
+    assert {line.get_marker() for line in lines} <= {'o'}
+    loss = [x for x in lines if x.axes.get_title(loc='left') == 'Loss']
+    assert bool(loss) == any('train/loss' in row for row in rows)
+
+  def test_long_runs_have_no_marks(self, tmp_path, monkeypatch):
+    lines = drawn_lines(monkeypatch)
+    rows = [{'step': k, 'train/loss': 1.0} for k in range(40)]
+    curves.draw_curves(tmp_path / 'c.png', rows)
+    assert {line.get_marker() for line in lines} == {''}
 
   def test_smoothing_keeps_a_straight_line(self):
     values = np.linspace(3, 1, 500)

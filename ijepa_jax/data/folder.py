@@ -180,16 +180,34 @@ def _read_folder(
   path: str,
 ) -> tuple[folder_index.FolderIndex, np.ndarray, Layout]:
   """The list of files, which folders have any, and what those mean."""
+  index, filled, names = list_folder(path, 'data.path')
+  return index, filled, read_layout(names)
+
+
+def list_folder(
+  path: str, field: str
+) -> tuple[folder_index.FolderIndex, np.ndarray, list[str]]:
+  """Lists the images of a folder, or takes the list from the cache.
+
+  Args:
+    path: an existing folder.
+    field: the config field or argument that it came from.
+
+  Returns:
+    The files, numbers of the folders that have any, and names of those.
+
+  Raises:
+    UserError: there are no images.
+  """
   index = folder_index.index_folder(path)
   filled = np.flatnonzero(np.diff(index.starts))
   if not len(filled):
     raise UserError(
-      f'data.path: no images below {path} (looked for '
+      f'{field}: no images below {path} (looked for '
       + ', '.join('.' + suffix for suffix in folder_index.SUFFIXES)
       + ')'
     )
-  names = [os.fsdecode(index.folders[folder]) for folder in filled]
-  return index, filled, read_layout(names)
+  return index, filled, [printable(index.folders[number]) for number in filled]
 
 
 def file_stamp(path: bytes | str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ijepa_jax import encoder as encoders
-from ijepa_jax import errors, rows, sharding, train_step
+from ijepa_jax import errors, rows, sharding
 from ijepa_jax.data import threads
 from ijepa_jax.evaluation import labelled, online
 from ijepa_jax.evaluation import wanted as wanteds
@@ -92,29 +92,28 @@ class Extractor:
     side = encoder.architecture.image_size
     plain = wanteds.plain_transform(side, encoder.crop, wanted)
     reading = Reading(plain, (side, side, 3), np.uint8, lambda image: image)
-
+    encode = self._compile(
+      encoders.features, layers=wanted.layers, pool=wanted.pool
+    )
     return self._features(
       identity,
       split,
       wanted,
       reading,
-      functools.partial(self._encode(wanted), encoder),
+      functools.partial(encode, encoder),
       name,
     )
 
-  def _encode(self, wanted: Wanted) -> Callable[..., jax.Array]:
-    """`(encoder, images)` to features, compiled once for all splits."""
-    key = wanted.layers, wanted.pool
+  def _compile(
+    self, function: Callable[..., jax.Array], **static: Any
+  ) -> Callable[..., jax.Array]:
+    """`function` with these arguments, compiled once for all splits."""
+    key = function, tuple(static.items())
     if key not in self._compiled:
-
-      def encode(model: encoders.Encoder, images: jax.Array) -> jax.Array:
-        outputs = model.layers(train_step.normalise(images), wanted.layers)
-        if wanted.pool:
-          outputs = tuple(output.mean(1) for output in outputs)
-        return jnp.stack(outputs, 1)
-
-      whole = sharding.replicated(self.mesh)
-      self._compiled[key] = jax.jit(encode, out_shardings=whole)
+      self._compiled[key] = jax.jit(
+        functools.partial(function, **static),
+        out_shardings=sharding.replicated(self.mesh),
+      )
     return self._compiled[key]
 
   def pixel_features(
@@ -150,12 +149,7 @@ class Extractor:
       compute = None
     else:
       reading = Reading(plain, (side, side, 3), np.uint8, lambda image: image)
-
-      @functools.partial(jax.jit, out_shardings=sharding.replicated(self.mesh))
-      def compute(images: jax.Array) -> jax.Array:
-        patches = vit.patchify(images.astype(jnp.float32) / 255, patch_size)
-        return patches[:, None]
-
+      compute = self._compile(_patches, patch_size=patch_size)
     return self._features(
       {'pixels': patch_size},
       split,
@@ -271,6 +265,12 @@ class Extractor:
         f'first: {lines[0]}'
       )
     self._log(f'{len(bad):,} broken of {count:,} records left out: {told}')
+
+
+def _patches(images: jax.Array, *, patch_size: int) -> jax.Array:
+  """uint8 `(B, S, S, 3)` to `(B, 1, N, patch_size ** 2 * 3)`, in 0..1."""
+  patches = vit.patchify(images.astype(jnp.float32) / 255, patch_size)
+  return patches[:, None]
 
 
 def identify(encoder: encoders.Encoder) -> dict[str, Any]:

@@ -30,6 +30,8 @@ _VERSION = 1
 _COPIED_ROWS = 1024
 # What is raised on files that are not as they were written.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+# Of folders that are not whole yet.
+_MAKING = '.making-'
 # Features that nobody has written to for so long are of a killed process.
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -107,7 +109,7 @@ class Store:
     Raises:
       StorageError: the disk is full, for instance.
     """
-    folder = os.path.join(self.folder, f'.{uuid.uuid4().hex}')
+    folder = os.path.join(self.folder, _MAKING + uuid.uuid4().hex)
     try:
       os.mkdir(folder, 0o700)
       with open(os.path.join(folder, 'rows'), 'w+b') as file:
@@ -130,12 +132,12 @@ class Store:
   def _remove_abandoned(self) -> None:
     """Removes what processes that were killed have begun."""
     for entry in os.scandir(self.folder):
-      if not entry.name.startswith('.'):
+      if not entry.name.startswith(_MAKING):
         continue
       try:
         written = os.stat(os.path.join(entry.path, 'rows')).st_mtime
-      except FileNotFoundError:
-        continue  # its owner is just beginning, or ending
+      except (FileNotFoundError, NotADirectoryError):
+        continue  # its owner is just beginning, or ending; or it is not ours
       if time.time() - written > _ABANDONED_SECONDS:
         shutil.rmtree(entry.path, ignore_errors=True)
 

@@ -5,10 +5,17 @@ import numpy as np
 
 from ijepa_jax import errors, rows
 from ijepa_jax.data import sources, threads, transforms
+from ijepa_jax.evaluation import labelled
 from ijepa_jax.evaluation.online import LabelledImages
 
 # Which records are chosen does not depend on the run's seed.
 _SEED = 0
+
+# Images of a set: of a single one there is neither a variance nor a pair.
+_LEAST = 2
+
+# Images that are read while others are copied.
+_AHEAD = 64
 
 
 def load_sets(
@@ -26,6 +33,10 @@ def load_sets(
     config: reads `data`, `eval`, `model.image_size`.
     source: the training split.
     shares: which of the images this process loads.
+
+  Raises:
+    UserError: the splits have other labels or classes, the one to measure on
+      has none, or there are too few images.
   """
   if config.eval.split is None:
     test_source = source
@@ -37,21 +48,28 @@ def load_sets(
       image_size=config.model.image_size,
       seed=_SEED,
     )
-  if test_source.labels.keys() != source.labels.keys():
-    raise errors.UserError(
-      f'eval.split={config.eval.split!r} has the labels '
-      f'{list(test_source.labels) or "none"}, data.split='
-      f'{config.data.split!r} has {list(source.labels) or "none"}: expected '
-      'the same; nearest: none'
-    )
+  if test_source is not source:
+    labelled.require_same_labels(source, test_source, 'eval.split')
+    if test_source.labels and not labelled.is_labelled(test_source):
+      raise errors.UserError(
+        f'eval.split={config.eval.split!r}: {test_source.name} has no labels; '
+        'expected another split, or eval.every=0'
+      )
   fit, measure = config.eval.train_examples, config.eval.test_examples
   if test_source is source:
     chosen = _choose(source, fit + measure)
     # A set too small for both is cut in the proportion that was asked for.
-    cut = max(2, round(len(chosen) * fit / (fit + measure)))
+    cut = round(len(chosen) * fit / (fit + measure))
+    cut = max(_LEAST, min(cut, len(chosen) - _LEAST))
     train, test = chosen[:cut], chosen[cut:]
   else:
     train, test = _choose(source, fit), _choose(test_source, measure)
+  if min(len(train), len(test)) < _LEAST:
+    raise errors.UserError(
+      f'{len(train)} of the images of {source.name} to fit the probes on, '
+      f'{len(test)} of {test_source.name} to measure on: expected {_LEAST} of '
+      'each at least; more images, or eval.every=0'
+    )
   transform = transforms.EvalTransform(
     config.model.image_size, config.eval.crop
   )
@@ -80,13 +98,14 @@ def _load(
     return transforms.load(source, int(record), transform, rng)
 
   mine = records[shares.mine(len(records))]
-  loaded = list(threads.in_threads(load, mine, len(mine)))
   size = transform.image_size
-  images = np.zeros((len(loaded), size, size, 3), np.uint8)
-  for row, example in enumerate(loaded):
+  images = np.empty((len(mine), size, size, 3), np.uint8)
+  labels = {name: np.empty(len(mine), np.int32) for name in source.labels}
+  for row, example in enumerate(threads.in_threads(load, mine, _AHEAD)):
     images[row] = example.image
-  labels = {}
-  for name in source.labels:
-    y = np.array([example.labels[name] for example in loaded], np.int32)
-    labels[name] = shares.gather(y, len(records))
-  return LabelledImages(images, labels, len(records))
+    for name, y in labels.items():
+      y[row] = example.labels[name]
+  everybodys = {
+    name: shares.gather(y, len(records)) for name, y in labels.items()
+  }
+  return LabelledImages(images, everybodys, len(records))

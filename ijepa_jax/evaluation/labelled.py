@@ -97,7 +97,7 @@ def open_splits(request: Request) -> tuple[Split, Split]:
   train_name = request.train_split or 'train'
   _require_split('--train-split', train_name, names, request.data)
   train = _open(request, kind, path, train_name)
-  if not _is_labelled(train):
+  if not is_labelled(train):
     raise errors.UserError(
       f'--data={request.data}: {train.name} has no labels; expected a folder '
       'with one sub-folder per class, or another source with labels, masks or '
@@ -107,7 +107,7 @@ def open_splits(request: Request) -> tuple[Split, Split]:
   if test_name is not None:
     _require_split('--test-split', test_name, names, request.data)
     test = _open(request, kind, path, test_name)
-    if not _is_labelled(test):
+    if not is_labelled(test):
       raise errors.UserError(
         f'--test-split={test_name}: {test.name} has no labels; expected '
         'another split'
@@ -116,7 +116,7 @@ def open_splits(request: Request) -> tuple[Split, Split]:
     for name in (name for name in _TEST if name in names):
       if name != train_name:
         found = _open(request, kind, path, name)
-        if _is_labelled(found):
+        if is_labelled(found):
           test_name, test = name, found
           break
   return _choose(request, train_name, train, test_name, test)
@@ -152,7 +152,7 @@ def _choose(
       _split('train', train_name, train, fitted),
       _split('test', name, train, measured),
     )
-  _require_same_labels(train, test)
+  require_same_labels(train, test, '--test-split')
   fit, measure = _sizes(request, train, test)
   _require_some(fit, train)
   return (
@@ -170,13 +170,24 @@ def _require_some(fit: int, train: sources.Source) -> None:
     )
 
 
-def _require_same_labels(train: sources.Source, test: sources.Source) -> None:
-  """Raises a UserError where a number would be two classes."""
-  said = f'{train.name} and {test.name}'
+def require_same_labels(
+  train: sources.Source, test: sources.Source, field: str
+) -> None:
+  """Makes sure that no number is two classes.
+
+  Args:
+    train: fitted on.
+    test: measured on.
+    field: the config field or argument that chooses `test`.
+
+  Raises:
+    UserError: they have other labels, or other classes.
+  """
+  said = f'{field}: {train.name} and {test.name}'
   if train.labels.keys() != test.labels.keys():
+    names = (', '.join(each.labels) or 'none' for each in (train, test))
     raise errors.UserError(
-      f'{said} have the labels {", ".join(train.labels)} and '
-      f'{", ".join(test.labels)}: expected the same'
+      f'{said} have the labels {" and ".join(names)}: expected the same'
     )
   # Shards of a split know the classes of that split alone.
   ours, theirs = (getattr(each, 'classes', []) for each in (train, test))
@@ -285,7 +296,7 @@ def _open(
   )
 
 
-def _is_labelled(source: sources.Source) -> bool:
+def is_labelled(source: sources.Source) -> bool:
   """Whether something is to be predicted; TFDS marks absent labels with -1."""
   if isinstance(source, dense.Masked | dense.Boxed):
     return True

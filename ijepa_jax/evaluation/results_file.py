@@ -82,7 +82,7 @@ def make(folder: str) -> None:
 def write(
   folder: str,
   description: dict[str, Any],
-  images: dict[str, Any],
+  survey: dict[str, Any],
   commands: dict[str, dict[str, Any]],
   results: Sequence[Result],
 ) -> None:
@@ -91,7 +91,7 @@ def write(
   Args:
     folder: as of `make`.
     description: checkpoint, data, seed, as of `require_mergeable`.
-    images: how many of them were used, as `Subject.images` has it.
+    survey: what was found in the images, as `Subject.survey` has it.
     commands: task -> command, options, versions and seconds of these results.
     results: of those tasks.
 
@@ -111,7 +111,7 @@ def write(
   content = {
     'format': FORMAT,
     **description,
-    'images': images,
+    **survey,
     'tasks': held['tasks'] | commands,
     'results': [result.to_dict() for result in everything],
   }

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,12 +14,14 @@ from ijepa_jax import checkpoint_files, errors, sharding
 from ijepa_jax import encoder as encoders
 from ijepa_jax.evaluation import extraction, labelled
 from ijepa_jax.evaluation.feature_store import Store
-from ijepa_jax.evaluation.tasks.context import Context, Images, Kind
+from ijepa_jax.evaluation.tasks.context import Context, Images, Kind, Survey
 from ijepa_jax.interop import reading
 from ijepa_jax.models import layers
 
 _KINDS: tuple[Kind, ...] = ('trained', 'init', 'pixels')
 _BASELINES = _KINDS[1:]
+# Classes that a line names.
+_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +54,32 @@ class Subject:
       'seed': self.seed,
     }
 
-  def images(self) -> dict[str, Any]:
-    """For results.json: how many images could be read, and which could not."""
+  def survey(self) -> dict[str, Any]:
+    """For results.json: what was found when the images were read.
+
+    Returns:
+      `images`, how many could be read and which could not, by split; `unseen`,
+      test images of classes that no image of train has, by label.
+    """
     surveys = self.contexts['trained'].images.surveys
-    return {
+    images = {
       name: {'used': len(survey.records), 'broken': survey.bad}
       for name, survey in sorted(surveys.items())
     }
+    return {'images': images, 'unseen': _unseen(surveys)}
+
+  def tell_unseen(self, labels: Collection[str]) -> Iterator[str]:
+    """Lines for the console about test images of classes that train lacks."""
+    found = self.survey()
+    for label, unseen in found['unseen'].items():
+      if label not in labels:
+        continue
+      classes = [str(number) for number in unseen['classes']]
+      named = ', '.join(classes[:_NAMED]) + ', ...' * (len(classes) > _NAMED)
+      yield (
+        f'{label}: classes that train lacks ({named}): {unseen["images"]:,} of '
+        f'{found["images"]["test"]["used"]:,} test images, which count as wrong'
+      )
 
   def summary(self) -> str:
     """Two lines for the console."""
@@ -71,6 +92,19 @@ class Subject:
       f'({images.train.split}), {len(images.test):,} to measure on '
       f'({images.test.split}); labels {", ".join(images.labels) or "none"}'
     )
+
+
+def _unseen(surveys: Mapping[str, Survey]) -> dict[str, dict[str, Any]]:
+  """Label -> test images of classes that train lacks, and those classes."""
+  unseen: dict[str, dict[str, Any]] = {}
+  if len(surveys) < 2:
+    return unseen
+  for name, labels in surveys['test'].labels.items():
+    classes = np.setdiff1d(labels, surveys['train'].labels[name])
+    if len(classes):
+      count = int(np.isin(labels, classes).sum())
+      unseen[name] = {'images': count, 'classes': classes.tolist()}
+  return unseen
 
 
 def open_subject(

@@ -46,7 +46,8 @@ def write(
       where the format can hold it.
 
   Raises:
-    UserError: DST exists, cannot be made, or the source is damaged.
+    UserError: DST exists, or the source is damaged.
+    StorageError: DST cannot be written.
   """
   dst = os.path.abspath(os.path.expanduser(dst))
   if os.path.lexists(dst):
@@ -64,8 +65,9 @@ def write(
       shutil.rmtree(beside)
   # What safetensors, PyTorch and Orbax raise on a full disk.
   except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-    raise errors.UserError(
-      f'DST: {dst} cannot be written: {str(error).splitlines()[0]}'
+    raise errors.StorageError(
+      f'DST: {dst} cannot be written: {str(error).splitlines()[0]}; mend that '
+      'and run the same command again'
     ) from error
 
 

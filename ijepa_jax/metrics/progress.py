@@ -64,13 +64,23 @@ class Progress:
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
-  def report(self, step: int, loss: float) -> None:
-    """Shows the loss and the speed since the last report."""
+  def report(
+    self, step: int, loss: float, images_per_second: float | None = None
+  ) -> None:
+    """Shows the loss, the speed and the time left.
+
+    Args:
+      step: as of `advance`.
+      loss: mean since the last report.
+      images_per_second: without what is not training, such as evaluation;
+        None: by the clock, like the time left, which holds that too.
+    """
     now = time.monotonic()
-    speed = None
+    speed = images_per_second
     if self._mark is not None and step > self._mark[0]:
       seconds = (now - self._mark[1]) / (step - self._mark[0])
-      speed = self._batch_size / max(seconds, 1e-9)
+      if speed is None:
+        speed = self._batch_size / max(seconds, 1e-9)
       before = self._seconds_per_step
       self._seconds_per_step = (
         seconds if before is None else before + _NEWEST * (seconds - before)

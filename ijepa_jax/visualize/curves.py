@@ -3,8 +3,10 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -24,6 +26,8 @@ Figures = Mapping[str, float]
 _BLUE, _RED = '#0072B2', '#D55E00'
 _PROBES = (('knn', 'k-NN', _BLUE), ('linear', 'linear', _RED))
 _LABELS_PER_ROW = 4
+# Of fewer points each is marked: a single one would not be seen.
+_MARKED = 40
 
 
 def draw_curves(
@@ -133,16 +137,29 @@ def _plain(value: float, _position: float) -> str:
   return f'{value:.6g}'
 
 
+def _line(
+  axis: Axes,
+  steps: np.ndarray,
+  values: np.ndarray,
+  *,
+  color: Any = _BLUE,
+  width: float = 1.6,
+  **style: Any,
+) -> None:
+  axis.plot(
+    steps, values, color=color, linewidth=width, markersize=3,
+    marker='o' if len(values) < _MARKED else '', **style,
+  )  # fmt: skip
+
+
 def _draw_loss(axis: Axes, rows: Sequence[Figures]) -> None:
   _panel(axis, 'Loss', '')
   steps, loss = series.of(rows, 'train/loss')
   if not len(loss):
     _say_missing(axis)
     return
-  axis.plot(steps, loss, color=_BLUE, alpha=0.35, linewidth=0.8, label='raw')
-  axis.plot(
-    steps, series.smooth(loss), color=_BLUE, linewidth=1.8, label='smoothed'
-  )
+  _line(axis, steps, loss, alpha=0.35, width=0.8, label='raw')
+  _line(axis, steps, series.smooth(loss), width=1.8, label='smoothed')
   axis.set_xlabel('step', color=fig.MUTED, fontsize=8)
   axis.legend(frameon=False, fontsize=8, labelcolor=fig.INK)
   if loss.min() > 0:
@@ -165,10 +182,7 @@ def _draw_figure(
   if not len(values):
     _say_missing(axis)
     return
-  marker = 'o' if len(values) < 40 else ''
-  axis.plot(
-    steps, values, color=color, linewidth=1.6, marker=marker, markersize=3
-  )
+  _line(axis, steps, values, color=color)
 
 
 def _draw_blocks(
@@ -181,8 +195,8 @@ def _draw_blocks(
   for i, block in enumerate(names):
     steps, values = series.of(rows, block)
     ends = i in (0, len(names) - 1)
-    axis.plot(
-      steps, values, linewidth=1.4,
+    _line(
+      axis, steps, values, width=1.4,
       color=shades(0.15 + 0.85 * i / max(1, len(names) - 1)),
       label=f'block {block.rsplit("/", 1)[1]}' if ends else None,
     )  # fmt: skip
@@ -204,11 +218,7 @@ def _draw_probes(
   for probe, title, color in _PROBES:
     key = f'probe/{label}/{probe}'
     steps, values = series.of(rows, key)
-    marker = 'o' if len(values) < 40 else ''
-    axis.plot(
-      steps, values, color=color, linewidth=1.6, marker=marker, markersize=3,
-      label=title,
-    )  # fmt: skip
+    _line(axis, steps, values, color=color, label=title)
     baselines = []
     if len(values) and steps[0] == 0:
       baselines.append((values[0], ':', 'before training'))
