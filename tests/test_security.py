@@ -1,10 +1,12 @@
-"""No file that is read can run a program."""
+"""No file that is read can run a program, no port is open to everybody."""
 
 import ast
+import contextlib
 import io
 import os
 import pathlib
 
+import cluster
 import numpy as np
 import parity_files
 import pytest
@@ -79,3 +81,35 @@ def test_a_pickle_inside_the_remembered_list_of_images_does_not_run(
   with pytest.raises(ValueError, match='allow_pickle'):
     folder_index._read_cache(str(cache), root)
   assert not (tmp_path / 'ran').exists()
+
+
+# --- Ports -----------------------------------------------------------------
+
+_LISTENS = '0A'  # <net/tcp_states.h>
+
+
+def addresses_listened_on(pid):
+  """IP addresses, as the kernel lists them, of a process's open ports."""
+  process = pathlib.Path('/proc') / str(pid)
+  files = set()
+  for file in (process / 'fd').iterdir():
+    with contextlib.suppress(OSError):  # closed meanwhile
+      files.add(os.readlink(file))
+  found = set()
+  for table in ('tcp', 'tcp6'):
+    for row in (process / 'net' / table).read_text().splitlines()[1:]:
+      fields = row.split()
+      if fields[3] == _LISTENS and f'socket:[{fields[9]}]' in files:
+        found.add(fields[1].partition(':')[0])
+  return found
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/net/tcp'), reason='no /proc')
+def test_processes_of_one_machine_listen_to_no_other(tmp_path):
+  with cluster.Cluster(tmp_path / 'run', total_steps=10_000) as run:
+    run.wait_for_steps(1)
+    found = [addresses_listened_on(process.pid) for process in run.processes]
+  # The coordinator's, 127.0.0.1: four bytes from the last to the first.
+  assert any(address.endswith('0100007F') for address in found[0])
+  # Gloo's are of the host's own name, whatever it means; none is of all.
+  assert not (found[0] | found[1]) & {'0' * 8, '0' * 32}
