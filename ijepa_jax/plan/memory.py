@@ -61,7 +61,7 @@ class _Buffers:
 
 
 def timeline(program: Program) -> list[int]:
-  """Bytes at each instruction of the program, without its arguments."""
+  """Bytes wherever memory may rise in the program, without its arguments."""
   return _timeline(program, program.entry)
 
 
@@ -102,8 +102,11 @@ def _timeline(program: Program, name: str) -> list[int]:
   for time, x in enumerate(instructions):
     live += change[time]
     inside = [max(_timeline(program, body)) for body, _ in program.inner(x)]
-    line.append(live + max(inside, default=0))
-  return line
+    # It rises nowhere else; and how many constants there are may differ between
+    # two batches, for XLA merges those that are equal.
+    if inside or x.name in written:
+      line.append(live + max(inside, default=0))
+  return line or [0]
 
 
 def _written(

@@ -36,7 +36,7 @@ class Step(NamedTuple):
       parts.
     state_bytes: parameters, target encoder and Adam moments.
     gradient_bytes: as long as all are there at once.
-    timeline: bytes at each instruction: all of it, with the batch.
+    timeline: bytes wherever memory may rise: all of it, with the batch.
     flops: of matrix products, padding included.
     moved_bytes: what matrix products and the update read and write.
     collectives: what is sent.
