@@ -2,7 +2,8 @@
 
 Its reason is told in one line and kept (`checkpoint.Checkpoints`). Orbax logs
 it with a traceback as well; and it leaves the other arrays' writes, which have
-failed too, to asyncio, which tells of each when it is collected.
+failed too or were never begun, to asyncio, which tells of each when it is
+collected.
 """
 
 import logging
@@ -10,6 +11,7 @@ import os
 import sys
 import traceback
 import types
+import warnings
 
 _ORBAX = os.path.join('orbax', 'checkpoint', '')
 
@@ -19,6 +21,11 @@ def silence() -> None:
   logging.getLogger('absl').addFilter(_is_no_orbax_traceback)
   logging.getLogger('asyncio').addFilter(_is_no_failed_write)
   sys.unraisablehook = _hide_closed_loop
+  warnings.filterwarnings(
+    'ignore',
+    r"coroutine 'async_serialize_\w+\.<locals>\.\w+' was never awaited",
+    RuntimeWarning,
+  )
 
 
 def _is_no_orbax_traceback(record: logging.LogRecord) -> bool:

@@ -135,6 +135,27 @@ def test_writes_of_a_failed_save_that_nobody_awaits_are_not_told(
   assert ('never retrieved' in caplog.text) is not hidden
 
 
+@pytest.mark.parametrize(
+  ('name', 'hidden'),
+  [
+    ('async_serialize_from_host.<locals>.write_fragment', True),
+    ('ours.<locals>.write_fragment', False),
+  ],
+)
+def test_writes_that_a_failed_save_never_began_are_not_told(
+  name, hidden, recwarn
+):
+  async def write():
+    pass
+
+  orbax_noise.silence()
+  write.__qualname__ = name
+  begun = write()
+  del begun
+  gc.collect()
+  assert bool(recwarn.list) is not hidden
+
+
 def test_a_read_only_disk_is_told_before_training(disk):
   assert mount(disk, 'remount,ro').returncode == 0
   with pytest.raises(errors.UserError, match=f'{disk}.*Read-only file system'):
