@@ -21,20 +21,21 @@ class Accelerator:
   """One device and how it is connected.
 
   Attributes:
-    kind: start of JAX's `device_kind`.
+    kinds: the names that JAX has for it (`device_kind`). Parts of the same name
+      with other rates are not among them, as H100 PCIe.
     flops: dense bfloat16 matrix products, FLOP/s.
-    memory: bytes.
+    memory: bytes; vendors' GB are 10^9 here, of which GPUs have 5-7 % more.
     memory_rate: bytes per second of its memory.
     near: devices that are joined by the fast network.
     near_rate: bytes per second that a device sends there, to its neighbours
       in a ring: of NVLink all, of a TPU's torus the two links of one axis.
     far_rate: bytes per second for each device between hosts or slices.
     usable: share of `memory` for a program: of a GPU what JAX reserves unless
-      XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise, of a TPU what its runtime
-      leaves, about.
+      XLA_CLIENT_MEM_FRACTION says otherwise, of a TPU what its runtime leaves,
+      about.
   """
 
-  kind: str
+  kinds: tuple[str, ...]
   flops: float
   memory: float
   memory_rate: float
@@ -46,7 +47,7 @@ class Accelerator:
   @property
   def is_gpu(self) -> bool:
     """Whether JAX reserves its memory by a share."""
-    return self.kind.startswith('NVIDIA')
+    return self.kinds[0].startswith('NVIDIA')
 
 
 _NVIDIA_RESERVED, _TPU_LEFT = 0.75, 0.95
@@ -55,34 +56,76 @@ _NVIDIA_RESERVED, _TPU_LEFT = 0.75, 0.95
 # is sold by both directions together: 600, 900, 900 and 1800 GB/s.
 ACCELERATORS = {
   'a100-40gb': Accelerator(
-    'NVIDIA A100', 312e12, 40e9, 1.555e12, 8, 300e9, 25e9, _NVIDIA_RESERVED
+    ('NVIDIA A100-SXM4-40GB', 'NVIDIA A100-PCIE-40GB'),
+    312e12,
+    40e9,
+    1.555e12,
+    8,
+    300e9,
+    25e9,
+    _NVIDIA_RESERVED,
   ),
   'a100-80gb': Accelerator(
-    'NVIDIA A100', 312e12, 80e9, 2.039e12, 8, 300e9, 25e9, _NVIDIA_RESERVED
+    ('NVIDIA A100-SXM4-80GB', 'NVIDIA A100 80GB PCIe'),
+    312e12,
+    80e9,
+    2.039e12,
+    8,
+    300e9,
+    25e9,
+    _NVIDIA_RESERVED,
   ),
   'h100-80gb': Accelerator(
-    'NVIDIA H100', 989e12, 80e9, 3.35e12, 8, 450e9, 50e9, _NVIDIA_RESERVED
+    ('NVIDIA H100 80GB HBM3',),
+    989e12,
+    80e9,
+    3.35e12,
+    8,
+    450e9,
+    50e9,
+    _NVIDIA_RESERVED,
   ),
   'h200-141gb': Accelerator(
-    'NVIDIA H200', 989e12, 141e9, 4.8e12, 8, 450e9, 50e9, _NVIDIA_RESERVED
+    ('NVIDIA H200',), 989e12, 141e9, 4.8e12, 8, 450e9, 50e9, _NVIDIA_RESERVED
   ),
   'b200-180gb': Accelerator(
-    'NVIDIA B200', 2250e12, 180e9, 8e12, 8, 900e9, 50e9, _NVIDIA_RESERVED
+    ('NVIDIA B200',), 2250e12, 180e9, 8e12, 8, 900e9, 50e9, _NVIDIA_RESERVED
   ),
   # All links of a chip, in and out, have 600 (v4), 400 (v5e), 1200 (v5p) and
   # 800 (v6e) GB/s: 6, 4, 6 and 4 links. Google names no rate between slices
   # for v4; v5p's is taken.
   'tpu-v4': Accelerator(
-    'TPU v4', 275e12, 32e9, 1.2e12, 4096, 100e9, 6.25e9, _TPU_LEFT
+    ('TPU v4',), 275e12, 32e9, 1.2e12, 4096, 100e9, 6.25e9, _TPU_LEFT
   ),
   'tpu-v5e': Accelerator(
-    'TPU v5 lite', 197e12, 16e9, 0.819e12, 256, 100e9, 3.125e9, _TPU_LEFT
+    ('TPU v5 lite', 'TPU v5e'),
+    197e12,
+    16e9,
+    0.819e12,
+    256,
+    100e9,
+    3.125e9,
+    _TPU_LEFT,
   ),
   'tpu-v5p': Accelerator(
-    'TPU v5p', 459e12, 95e9, 2.765e12, 8960, 200e9, 6.25e9, _TPU_LEFT
+    ('TPU v5', 'TPU v5p'),
+    459e12,
+    95e9,
+    2.765e12,
+    8960,
+    200e9,
+    6.25e9,
+    _TPU_LEFT,
   ),
   'tpu-v6e': Accelerator(
-    'TPU v6 lite', 918e12, 32e9, 1.638e12, 256, 200e9, 12.5e9, _TPU_LEFT
+    ('TPU v6 lite', 'TPU v6e'),
+    918e12,
+    32e9,
+    1.638e12,
+    256,
+    200e9,
+    12.5e9,
+    _TPU_LEFT,
   ),
 }
 
@@ -90,6 +133,6 @@ ACCELERATORS = {
 def peak_flops(device_kind: str) -> float | None:
   """Peak bfloat16 FLOP/s of one device, or None when it is not known."""
   for accelerator in ACCELERATORS.values():
-    if device_kind.startswith(accelerator.kind):
+    if device_kind in accelerator.kinds:
       return accelerator.flops
   return None

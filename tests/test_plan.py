@@ -216,9 +216,12 @@ def test_between_hosts_each_neighbour_has_a_network_card(
 def test_the_table_of_accelerators_is_the_only_one_of_peaks():
   assert accelerators.peak_flops('NVIDIA H100 80GB HBM3') == 989e12
   assert accelerators.peak_flops('TPU v5 lite') == 197e12
+  assert accelerators.peak_flops('TPU v5') == 459e12  # v5p calls itself so
+  assert accelerators.peak_flops('NVIDIA H100 PCIe') is None  # 756e12
   assert accelerators.peak_flops('cpu') is None
   for accelerator in accelerators.ACCELERATORS.values():
-    assert accelerators.peak_flops(accelerator.kind) == accelerator.flops
+    for kind in accelerator.kinds:
+      assert accelerators.peak_flops(kind) == accelerator.flops
 
 
 # --- What fits -------------------------------------------------------------
@@ -242,13 +245,21 @@ def test_other_programs_are_not_compared():
 
 
 def test_jax_takes_a_share_of_the_memory_of_a_gpu(monkeypatch):
-  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  new, old = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
+  monkeypatch.delenv(new, raising=False)
+  monkeypatch.delenv(old, raising=False)
   assert fit.usable_bytes(H100) == 60e9
-  monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.9')
+  monkeypatch.setenv(old, '0.9')
   assert fit.usable_bytes(H100) == 72e9
-  monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', 'all')
-  with pytest.raises(errors.UserError, match='MEM_FRACTION=all'):
+  monkeypatch.setenv(new, '0.8')  # both: jaxlib refuses to start
+  with pytest.raises(errors.UserError, match=f'{new}=0.8, {old}=0.9: expected'):
     fit.usable_bytes(H100)
+  monkeypatch.delenv(old)
+  assert fit.usable_bytes(H100) == pytest.approx(64e9)
+  for wrong in ('all', '90', '0', 'nan'):
+    monkeypatch.setenv(new, wrong)
+    with pytest.raises(errors.UserError, match=f'MEM_FRACTION={wrong}'):
+      fit.usable_bytes(H100)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +372,8 @@ def test_measured_steps_of_the_same_accelerator_are_found(tmp_path):
   row = {'name': 'step b', 'values': one | {'utilisation': 0.6}}
   other = {'name': 'device', 'values': {}}
   check = {'gpu_check': {'rows': [other, row]}}
-  write('check.json', 'NVIDIA H100 PCIe', check)
+  write('check.json', 'NVIDIA H100 80GB HBM3', check)
+  write('other.json', 'NVIDIA H100 PCIe', check)  # a slower one
   write('cpu.json', 'cpu', {'step': one | {'utilisation': None}})
   (tmp_path / 'old.json').write_text('{"machine": "a laptop"}')
   found = measured.find(H100, tmp_path)

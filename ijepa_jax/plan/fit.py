@@ -13,7 +13,8 @@ from ijepa_jax.accelerators import Accelerator
 from ijepa_jax.config import validate
 from ijepa_jax.plan.step import Step, device_bytes, make_mesh
 
-_FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
+# As jaxlib reads them; the second is the old name.
+_FRACTIONS = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 
 
 class Lines(NamedTuple):
@@ -57,13 +58,19 @@ def usable_bytes(accelerator: Accelerator) -> float:
     UserError: the environment says something else than a share.
   """
   share = accelerator.usable
-  if accelerator.is_gpu and (text := os.environ.get(_FRACTION)):
-    try:
-      share = float(text)
-    except ValueError as error:
-      raise errors.UserError(
-        f'{_FRACTION}={text}: expected a number in (0, 1]'
-      ) from error
+  said = {name: text for name in _FRACTIONS if (text := os.environ.get(name))}
+  if not accelerator.is_gpu or not said:
+    return share * accelerator.memory
+  name, text = next(iter(said.items()))
+  try:
+    share = float(text)
+  except ValueError:
+    share = math.nan
+  if len(said) > 1 or not 0 < share <= 1:
+    raise errors.UserError(
+      f'{", ".join(f"{name}={text}" for name, text in said.items())}: '
+      'expected one of them, a number in (0, 1]'
+    )
   return share * accelerator.memory
 
 

@@ -35,9 +35,10 @@ def find(
   for path in sorted(folder.glob('*.json')):
     record = json.loads(path.read_text())
     machine = record.get('machine')
-    if not isinstance(machine, dict) or not machine.get(
-      'device_kind', ''
-    ).startswith(accelerator.kind):
+    if (
+      not isinstance(machine, dict)
+      or machine.get('device_kind') not in accelerator.kinds
+    ):
       continue
     for name, values in _steps(record.get('results', {})):
       if values.get('utilisation'):
