@@ -10,9 +10,10 @@ targets last. What was skipped comes with more `--minutes`, or with `--only`:
   python benchmarks/gpu_check.py --only 'matrix rate|step vith14' --minutes 20
 
 `--reference DIR` also runs the authors' code, in their folder DIR, on the same
-card; that takes `--minutes 14`. `--smoke` runs every path at tiny sizes on a CPU. Each group of tasks is a
-process of its own, so that one that crashes, hangs or fills the memory takes
-nothing else with it, and that each has its own peak of memory.
+card; that takes `--minutes 14`. `--smoke` runs every path at tiny sizes on a
+CPU. Each group of tasks is a process of its own, so that one that crashes,
+hangs or fills the memory takes nothing else with it, and that each has its own
+peak of memory.
 
 Exit code 0: nothing failed, 1: a check failed or a task broke, 2: bad input.
 """

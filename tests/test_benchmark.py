@@ -24,7 +24,7 @@ from ijepa_jax.benchmark import (
   startup,
   step,
 )
-from ijepa_jax.benchmark.trial import Trial
+from ijepa_jax.benchmark.trial import Trial, name_of
 
 CONFIG = [
   f'--config={tiny.ROOT / "tests" / "tiny_config.py"}',
@@ -255,6 +255,13 @@ def test_a_chart_of_records(trial, step_result, tmp_path):
   (tmp_path / 'other.json').write_text('{"rows": []}')  # of another program
   chart.main([str(tmp_path), f'--out={picture}'])
   assert Image.open(picture).size > (1500, 1000)
+
+
+def test_a_step_says_in_how_many_parts_its_batch_is():
+  mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+  whole, parts = tiny.config(), tiny.config(optim__accumulate=2)
+  assert f'batch {whole.batch_size}, ' in name_of(whole, mesh)
+  assert f'batch {whole.batch_size} in 2 parts, ' in name_of(parts, mesh)
 
 
 def test_a_step_says_what_was_preloaded(step_result, monkeypatch):

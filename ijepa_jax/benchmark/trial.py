@@ -157,9 +157,11 @@ def small_schedule(config: ConfigDict) -> dict[str, np.float32]:
 def name_of(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
   """The config in a line."""
   model, predictor = config.model, config.predictor
+  parts = config.optim.accumulate
+  batch = f'{config.batch_size}' + (f' in {parts} parts' if parts > 1 else '')
   return (
-    f'{model.variant}/{model.patch_size} at {model.image_size}, batch '
-    f'{config.batch_size}, predictor {predictor.width} x {predictor.depth}; '
+    f'{model.variant}/{model.patch_size} at {model.image_size}, batch {batch}, '
+    f'predictor {predictor.width} x {predictor.depth}; '
     f'{program.describe(config, mesh)}'
   )
 

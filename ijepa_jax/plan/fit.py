@@ -61,9 +61,8 @@ def usable_bytes(accelerator: Accelerator) -> float:
   said = {name: text for name in _FRACTIONS if (text := os.environ.get(name))}
   if not accelerator.is_gpu or not said:
     return share * accelerator.memory
-  name, text = next(iter(said.items()))
   try:
-    share = float(text)
+    share = float(next(iter(said.values())))
   except ValueError:
     share = math.nan
   if len(said) > 1 or not 0 < share <= 1:
